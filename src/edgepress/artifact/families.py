@@ -1,0 +1,118 @@
+"""Architecture knowledge as one table: which tensors a family has, and what they are called where.
+
+Tensor names are Hugging Face's. ``GGUF_NAMES`` gives llama.cpp's; a name with ``{i}`` exists once per layer. Whatever
+distinguishes the families inside an exporter or an algorithm is a field here, never a branch on the family's name.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+FINAL_NORM = "model.norm.weight"
+LAYER = "model.layers.{i}."
+
+# The seven matrices of a layer, by role, in the order of computation.
+LINEARS: dict[str, str] = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+# Norms of a layer: Hugging Face's name → llama.cpp's, for pre-norm decoders.
+_PRE_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+_SANDWICH_NORMS = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table.
+
+    ``norms`` maps the layer's norms to llama.cpp's names. ``norm_offset`` is added to a stored norm weight to get the
+    gain that is applied. ``interleaved_rope`` families have q and k rows reordered in GGUF, from halves to pairs.
+    ``window_pattern`` p: llama.cpp makes every p-th layer global and the others sliding.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    architectures: tuple[str, ...]
+    gguf: str
+    norms: dict[str, str]
+    interleaved_rope: bool = False
+    norm_offset: float = 0.0
+    scaled_embedding: bool = False
+    window_pattern: int | None = None
+
+    @property
+    def sandwich(self) -> bool:
+        """Whether attention and feed-forward outputs are normalised before they are added to the residual."""
+        return "post_feedforward_layernorm" in self.norms
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether each query and key head is normalised before the rotation."""
+        return "self_attn.q_norm" in self.norms
+
+
+_ALL = (
+    Family(
+        name="llama",
+        model_types=("llama", "mistral"),
+        architectures=("LlamaForCausalLM", "MistralForCausalLM"),
+        gguf="llama",
+        norms=_PRE_NORMS,
+        interleaved_rope=True,
+    ),
+    Family(name="qwen2", model_types=("qwen2",), architectures=("Qwen2ForCausalLM",), gguf="qwen2", norms=_PRE_NORMS),
+    Family(
+        name="qwen3",
+        model_types=("qwen3",),
+        architectures=("Qwen3ForCausalLM",),
+        gguf="qwen3",
+        norms=_PRE_NORMS | _QK_NORMS,
+    ),
+    Family(
+        name="gemma3",
+        model_types=("gemma3_text",),
+        architectures=("Gemma3ForCausalLM",),
+        gguf="gemma3",
+        norms=_SANDWICH_NORMS | _QK_NORMS,
+        norm_offset=1.0,
+        scaled_embedding=True,
+        window_pattern=6,
+    ),
+)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
+
+
+def layer_name(index: int, part: str, leaf: str = "weight") -> str:
+    """The full name of a layer's tensor: ``layer_name(3, "mlp.up_proj")`` → ``model.layers.3.mlp.up_proj.weight``."""
+    return f"{LAYER.format(i=index)}{part}.{leaf}"
+
+
+def gguf_names(family: Family, depth: int) -> dict[str, str]:
+    """Hugging Face tensor name → GGUF tensor name, for every tensor a model of this family may have, in file order."""
+    names = {EMBEDDING: "token_embd.weight"}
+    roles = {hf: gguf for gguf, hf in LINEARS.items()}
+    for i in range(depth):
+        for part, role in (family.norms | roles).items():
+            names[layer_name(i, part)] = f"blk.{i}.{role}.weight"
+            if part in roles:
+                names[layer_name(i, part, "bias")] = f"blk.{i}.{role}.bias"
+    return names | {FINAL_NORM: "output_norm.weight", HEAD: "output.weight"}
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a tensor is one of those a recipe may quantize: a linear's weight, the embedding or the head."""
+    return name.endswith("_proj.weight") or name in (EMBEDDING, HEAD)

@@ -1,0 +1,79 @@
+"""Files on disk: hashes, atomic directories, and what to say when the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgepress.errors import InputError
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+
+
+@contextmanager
+def atomic_directory(final: Path) -> Iterator[Path]:
+    """Yield an empty working directory that becomes ``final`` when the block ends well, and vanishes otherwise.
+
+    A directory already at ``final`` is replaced. What a killed run left behind is removed on the next call.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    working = final.with_name(f".{final.name}.partial")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir()
+        yield working
+        _sync(working)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(working, final)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"{final}: the disk is full; free some space and run the same command again") from error
+        raise
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a small file under a temporary name and rename it."""
+    data = content.encode() if isinstance(content, str) else content
+    working = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        working.write_bytes(data)
+        os.replace(working, path)
+    except OSError as error:
+        working.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"{path}: the disk is full; free some space and run the same command again") from error
+        raise
+
+
+def _sync(directory: Path) -> None:
+    """Flush every file to the disk, so that a delayed "no space" error comes before the rename and not after."""
+    for entry in directory.rglob("*"):
+        if entry.is_file():
+            with entry.open("rb") as stream:
+                os.fsync(stream.fileno())

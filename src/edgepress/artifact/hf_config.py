@@ -1,0 +1,186 @@
+"""Hugging Face ``config.json`` → :class:`ModelSpec`, refusing by name whatever edgepress does not implement.
+
+Reads the fields of transformers 4 (``rope_theta``, ``rope_scaling``, ``sliding_window_pattern``) and of transformers 5
+(``rope_parameters``, ``layer_types``). An option that would change the function and is not handled is an error, before
+any work: a model that loads and answers wrongly is worse than one that is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from edgepress.artifact.families import FAMILIES, Family
+from edgepress.artifact.spec import LayerSpec, ModelSpec, RopeSpec
+from edgepress.errors import InputError
+
+Config = dict[str, Any]
+
+# Options that change the function, with the values under which they do nothing.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "num_local_experts": (None, 0, 1),
+    "num_experts": (None, 0, 1),
+    "n_routed_experts": (None, 0),
+    "attn_logit_softcapping": (None, 0, 0.0),
+    "final_logit_softcapping": (None, 0, 0.0),
+    "use_bidirectional_attention": (None, False),
+    "quantization_config": (None, {}),
+}
+
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def model_spec(config: Config, *, tied: bool | None = None) -> ModelSpec:
+    """Translate a Hugging Face configuration.
+
+    Args:
+        config: the parsed ``config.json``.
+        tied: overrides ``tie_word_embeddings`` (a checkpoint without a head tensor is tied whatever it says).
+
+    Raises:
+        InputError: an unsupported family or option, named, or a field that is missing or absurd.
+    """
+    family = find_family(config)
+    _refuse_unsupported(config, family)
+    hidden = _positive(config, "hidden_size")
+    heads = _positive(config, "num_attention_heads")
+    head_dim = int(config.get("head_dim") or hidden // heads)
+    rope, rope_local = _ropes(config)
+    scale_base = config.get("query_pre_attn_scalar") if family.scaled_embedding else None
+    return ModelSpec(
+        family=family.name,
+        vocab=_positive(config, "vocab_size"),
+        hidden=hidden,
+        head_dim=head_dim,
+        context=_positive(config, "max_position_embeddings"),
+        layers=_layers(config, heads, rope_local is not None),
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        activation=_activation(config),  # type: ignore[arg-type]
+        tied=_tied_default(config, family) if tied is None else tied,
+        attention_scale=float(scale_base or head_dim) ** -0.5,
+        embedding_scale=math.sqrt(hidden) if family.scaled_embedding else 1.0,
+        rope=rope,
+        rope_local=rope_local,
+    )
+
+
+def find_family(config: Config) -> Family:
+    """The table row for a configuration's ``model_type``.
+
+    Raises:
+        InputError: the family is not supported; names it and those that are.
+    """
+    model_type = config.get("model_type")
+    for family in FAMILIES.values():
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(name for family in FAMILIES.values() for name in family.model_types)
+    what = (config.get("architectures") or [model_type])[0]
+    raise InputError(f"unsupported model family {what!r} (model_type {model_type!r}); supported: {known}")
+
+
+def _refuse_unsupported(config: Config, family: Family) -> None:
+    for field, harmless in _REFUSED.items():
+        if config.get(field) not in harmless:
+            raise InputError(f"config.json: {field} = {config[field]!r} is not supported for {family.name} models")
+    architectures = config.get("architectures") or []
+    for architecture in architectures:
+        if architecture not in family.architectures:
+            wanted = " or ".join(family.architectures)
+            raise InputError(f"config.json: architecture {architecture!r} is not supported; wanted {wanted}")
+
+
+def _positive(config: Config, field: str, default: int | None = None) -> int:
+    value = config.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        raise InputError(f"config.json: {field} must be a positive integer, got {value!r}")
+    return value
+
+
+def _activation(config: Config) -> str:
+    name = config.get("hidden_activation") or config.get("hidden_act") or "silu"
+    if name not in _ACTIVATIONS:
+        raise InputError(f"config.json: activation {name!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def _tied_default(config: Config, family: Family) -> bool:
+    # Hugging Face leaves the field out when it has the class's default, which is True for Gemma only.
+    return bool(config.get("tie_word_embeddings", family.scaled_embedding))
+
+
+def _layers(config: Config, heads: int, has_local_rope: bool) -> tuple[LayerSpec, ...]:
+    depth = _positive(config, "num_hidden_layers")
+    kv_heads = _positive(config, "num_key_value_heads", heads)
+    ffn = _positive(config, "intermediate_size")
+    if depth > 4096:
+        raise InputError(f"config.json: num_hidden_layers = {depth} is beyond anything sensible (4096)")
+    if heads % kv_heads:
+        raise InputError(f"config.json: {heads} attention heads do not divide into {kv_heads} key-value heads")
+    layers = []
+    for window in _windows(config, depth):
+        local = has_local_rope and window is not None
+        layers.append(LayerSpec(heads=heads, kv_heads=kv_heads, ffn=ffn, window=window, local_rope=local))
+    return tuple(layers)
+
+
+def _windows(config: Config, depth: int) -> list[int | None]:
+    window = config.get("sliding_window")
+    if not window or config.get("use_sliding_window") is False:
+        return [None] * depth
+    types = config.get("layer_types") or _layer_types(config, depth)
+    if len(types) != depth:
+        raise InputError(f"config.json: layer_types has {len(types)} entries for {depth} layers")
+    unknown = set(types) - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise InputError(f"config.json: layer type {sorted(unknown)[0]!r} is not supported")
+    context = _positive(config, "max_position_embeddings")
+    slides = int(window) < context
+    return [int(window) if kind == "sliding_attention" and slides else None for kind in types]
+
+
+def _layer_types(config: Config, depth: int) -> list[str]:
+    """What transformers derives when ``layer_types`` is absent."""
+    if config["model_type"] == "mistral":
+        return ["sliding_attention"] * depth
+    if config["model_type"] == "gemma3_text":
+        pattern = int(config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6)
+        return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(depth)]
+    if not config.get("use_sliding_window"):
+        return ["full_attention"] * depth
+    first = int(config.get("max_window_layers", depth))
+    return ["sliding_attention" if i >= first else "full_attention" for i in range(depth)]
+
+
+def _ropes(config: Config) -> tuple[RopeSpec, RopeSpec | None]:
+    parameters = config.get("rope_parameters") or {}
+    if "full_attention" in parameters:
+        local = parameters.get("sliding_attention")
+        return _rope(config, parameters["full_attention"]), _rope(config, local) if local else None
+    if config.get("rope_local_base_freq") or config["model_type"] == "gemma3_text":
+        theta_local = float(config.get("rope_local_base_freq", 10000.0))
+        legacy = {"rope_theta": config.get("rope_theta", 1e6)} | (config.get("rope_scaling") or {})
+        return _rope(config, legacy), RopeSpec(theta=theta_local)
+    legacy = {"rope_theta": config.get("rope_theta", 10000.0)} | (config.get("rope_scaling") or {})
+    return _rope(config, parameters or legacy), None
+
+
+def _rope(config: Config, fields: Config) -> RopeSpec:
+    kind = fields.get("rope_type") or fields.get("type") or "default"
+    theta = float(fields.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    if float(fields.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise InputError("config.json: partial_rotary_factor other than 1 is not supported")
+    if kind == "default":
+        return RopeSpec(theta=theta)
+    if kind == "linear":
+        return RopeSpec(theta=theta, scaling="linear", factor=float(fields["factor"]))
+    if kind == "llama3":
+        return RopeSpec(
+            theta=theta,
+            scaling="llama3",
+            factor=float(fields["factor"]),
+            low_freq_factor=float(fields["low_freq_factor"]),
+            high_freq_factor=float(fields["high_freq_factor"]),
+            original_context=int(fields["original_max_position_embeddings"]),
+        )
+    raise InputError(f"config.json: rope scaling {kind!r} is not supported; supported: default, linear, llama3")
