@@ -47,7 +47,7 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         _sync(working)
         if final.exists():
             shutil.rmtree(final)
-        os.replace(working, final)
+        working.replace(final)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"{final}: the disk is full; free some space and run the same command again") from error
@@ -63,7 +63,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         working.write_bytes(data)
-        os.replace(working, path)
+        working.replace(path)
     except OSError as error:
         working.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,0 +1,97 @@
+"""From a path that a user gives to the model in it and a session over that model.
+
+A path may be a run's output (``gguf/``, ``onnx/`` and ``checkpoint/`` inside), one of those directories, or a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+
+from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
+from edgepress.artifact.files import tree_bytes
+from edgepress.errors import InputError
+from edgepress.runtime.session import Session
+
+Engine = Literal["llama.cpp", "onnxruntime", "torch"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that an engine can open. ``path`` is a .gguf file, an ONNX directory or a checkpoint directory."""
+
+    engine: Engine
+    path: Path
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the model's own files: the .gguf, or the .onnx with its data, or the checkpoint's weights."""
+        if self.engine == "llama.cpp":
+            return self.path.stat().st_size
+        pattern = "*.onnx*" if self.engine == "onnxruntime" else "model*.safetensors"
+        return sum(tree_bytes(file) for file in self.path.glob(pattern))
+
+
+def find_models(path: Path) -> list[ModelFile]:
+    """All models at a path, GGUF first, the torch checkpoint last.
+
+    Raises:
+        InputError: the path does not exist or holds no model.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory")
+    found: list[ModelFile] = []
+    if path.is_file() and path.suffix == ".gguf":
+        found.append(ModelFile(engine="llama.cpp", path=path))
+    for directory in (path, path / "gguf") if path.is_dir() else ():
+        found += [ModelFile(engine="llama.cpp", path=file) for file in sorted(directory.glob("*.gguf"))]
+    for directory in (path, path / "onnx"):
+        if (directory / "genai_config.json").is_file():
+            found.append(ModelFile(engine="onnxruntime", path=directory))
+    for directory in (path, path / "checkpoint"):
+        if is_checkpoint(directory):
+            found.append(ModelFile(engine="torch", path=directory))
+    if not found:
+        raise InputError(f"{path}: no .gguf file, ONNX directory (genai_config.json) or checkpoint here")
+    return found
+
+
+def choose_model(path: Path, engine: str | None = None) -> ModelFile:
+    """The model at a path for an engine, or the first of :func:`find_models`.
+
+    Raises:
+        InputError: no model there for that engine; says which engines have one.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise InputError(f"unknown engine {engine!r}; known engines: {', '.join(ENGINES)}")
+    found = find_models(path)
+    for model in found:
+        if engine in (None, model.engine):
+            return model
+    raise InputError(f"{path}: no model for {engine}; there is one for {', '.join(model.engine for model in found)}")
+
+
+def open_session(model: ModelFile, *, context: int | None = None, threads: int | None = None) -> Session:
+    """Load a model into its engine.
+
+    Args:
+        model: what to open.
+        context: tokens of key-value cache; None takes the model's own limit.
+        threads: CPU threads; None takes the physical cores this process may use.
+
+    Raises:
+        InputError: a damaged file, a context beyond the model's limit, or a missing extra.
+    """
+    if model.engine == "llama.cpp":
+        from edgepress.runtime.llamacpp import LlamaCppSession
+
+        return LlamaCppSession(model.path, context=context, threads=threads)
+    if model.engine == "onnxruntime":
+        from edgepress.runtime.ort_genai import OrtGenaiSession
+
+        return OrtGenaiSession(model.path, context=context, threads=threads)
+    from edgepress.runtime.torch_reference import TorchSession
+
+    return TorchSession(Checkpoint(model.path), context=context, threads=threads)
