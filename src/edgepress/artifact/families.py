@@ -32,6 +32,9 @@ _SANDWICH_NORMS = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+# Linears that may have a bias, with the configuration's option that turns it on.
+_ATTENTION_BIASES = {f"self_attn.{part}_proj": "attention_bias" for part in "qkvo"}
+_MLP_BIASES = {f"mlp.{part}_proj": "mlp_bias" for part in ("gate", "up", "down")}
 _QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 
 
@@ -39,8 +42,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
     ``norms`` maps the layer's norms to llama.cpp's names. ``norm_offset`` is added to a stored norm weight to get the
-    gain that is applied. ``interleaved_rope`` families have q and k rows reordered in GGUF, from halves to pairs.
-    ``window_pattern`` p: llama.cpp makes every p-th layer global and the others sliding.
+    gain that is applied. ``biases`` maps the linears that may have a bias to the option in ``config.json`` that gives
+    them one; an empty option means always. ``interleaved_rope`` families have q and k rows reordered in GGUF, from
+    halves to pairs. ``window_pattern`` p: llama.cpp makes every p-th layer global and the others sliding.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     architectures: tuple[str, ...]
     gguf: str
     norms: dict[str, str]
+    biases: dict[str, str] = {}
     interleaved_rope: bool = False
     norm_offset: float = 0.0
     scaled_embedding: bool = False
@@ -71,15 +76,24 @@ _ALL = (
         architectures=("LlamaForCausalLM", "MistralForCausalLM"),
         gguf="llama",
         norms=_PRE_NORMS,
+        biases=_ATTENTION_BIASES | _MLP_BIASES,
         interleaved_rope=True,
     ),
-    Family(name="qwen2", model_types=("qwen2",), architectures=("Qwen2ForCausalLM",), gguf="qwen2", norms=_PRE_NORMS),
+    Family(
+        name="qwen2",
+        model_types=("qwen2",),
+        architectures=("Qwen2ForCausalLM",),
+        gguf="qwen2",
+        norms=_PRE_NORMS,
+        biases={"self_attn.q_proj": "", "self_attn.k_proj": "", "self_attn.v_proj": ""},
+    ),
     Family(
         name="qwen3",
         model_types=("qwen3",),
         architectures=("Qwen3ForCausalLM",),
         gguf="qwen3",
         norms=_PRE_NORMS | _QK_NORMS,
+        biases=_ATTENTION_BIASES,
     ),
     Family(
         name="gemma3",
@@ -87,6 +101,7 @@ _ALL = (
         architectures=("Gemma3ForCausalLM",),
         gguf="gemma3",
         norms=_SANDWICH_NORMS | _QK_NORMS,
+        biases=_ATTENTION_BIASES,
         norm_offset=1.0,
         scaled_embedding=True,
         window_pattern=6,

@@ -1,0 +1,88 @@
+"""Which tensor ships in which format, decided before any work.
+
+Matrices (the layers' linears, the embedding, the head) follow the recipe; norms and biases stay float32. Nothing is
+substituted: a format whose block does not divide a tensor's rows is an error that lists the formats that do, unless the
+recipe names a fallback, and then the plan lists the tensors that took it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, gguf_names, is_matrix
+from edgepress.artifact.formats import formats_for, get_format
+from edgepress.artifact.plan import TensorPlan
+from edgepress.artifact.weights import WeightSource
+from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.errors import InputError
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """Format of every tensor; ``fell_back`` names those that took the fallback."""
+
+    tensors: tuple[TensorPlan, ...]
+    fell_back: tuple[str, ...]
+
+
+def assign_formats(source: WeightSource, step: QuantizeStep) -> Assignment:
+    """Decide every tensor's format.
+
+    Raises:
+        InputError: an unknown format, a pattern that matches nothing, or a format that a tensor's width cannot hold.
+    """
+    for name in (step.format, step.embedding, step.fallback, *step.formats.values()):
+        if name is not None:
+            get_format(name)
+    aliases = _aliases(source)
+    _check_patterns(step, aliases)
+    tensors, fell_back = [], []
+    for name in source.names:
+        shape = source.shape(name)
+        wanted = _wanted(name, step, aliases) if is_matrix(name) else "f32"
+        format = wanted if get_format(wanted).fits(shape[-1]) else _fallback(name, shape[-1], wanted, step)
+        if format != wanted:
+            fell_back.append(name)
+        tensors.append(TensorPlan(name=name, shape=shape, format=format))
+    return Assignment(tensors=tuple(tensors), fell_back=tuple(fell_back))
+
+
+def _aliases(source: WeightSource) -> dict[str, tuple[str, ...]]:
+    """The names a pattern may match, for each matrix: Hugging Face's and llama.cpp's, without ".weight"."""
+    roles = gguf_names(FAMILIES[source.spec.family], source.spec.depth)
+    matrices = [name for name in source.names if is_matrix(name)]
+    return {name: (name.removesuffix(".weight"), roles[name].removesuffix(".weight")) for name in matrices}
+
+
+def _check_patterns(step: QuantizeStep, aliases: dict[str, tuple[str, ...]]) -> None:
+    for pattern in step.formats:
+        if not any(_matches(pattern, names) for names in aliases.values()):
+            examples = ", ".join(alias for names in list(aliases.values())[:2] for alias in names)
+            raise InputError(
+                f"formats: pattern {pattern!r} matches no matrix of this model; names look like {examples}"
+            )
+
+
+def _matches(pattern: str, names: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern.removesuffix(".weight")) for name in names)
+
+
+def _wanted(name: str, step: QuantizeStep, aliases: dict[str, tuple[str, ...]]) -> str:
+    for pattern, format in step.formats.items():
+        if _matches(pattern, aliases[name]):
+            return format
+    if name in (EMBEDDING, HEAD) and step.embedding is not None:
+        return step.embedding
+    return step.format
+
+
+def _fallback(name: str, width: int, wanted: str, step: QuantizeStep) -> str:
+    if step.fallback is not None and get_format(step.fallback).fits(width):
+        return step.fallback
+    block = get_format(wanted).block
+    raise InputError(
+        f"{name}: rows of {width} values are not a multiple of {wanted}'s block of {block}; formats that fit: "
+        f"{', '.join(formats_for(width))}; choose one, or set 'fallback' to one of them"
+    )

@@ -1,0 +1,87 @@
+"""The arithmetic that all solvers for 32-wide blocks share: cutting into blocks, nearest codes, fp16 scales.
+
+A *grid* is the set of levels of a format. ``encode`` maps scaled values x/d to the code of the nearest level.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.artifact.formats import Format, get_format
+from edgepress.artifact.quantized import QuantizedTensor
+from edgepress.errors import InputError
+
+Floats = NDArray[np.float32]
+
+FP16_MAX = 65504.0
+
+
+def to_blocks(weight: Floats, spec: Format) -> Floats:
+    """(rows, columns) → (rows · columns / block, block), a view where the memory allows."""
+    return np.ascontiguousarray(weight, dtype=np.float32).reshape(-1, spec.block)
+
+
+def encode(scaled: Floats, spec: Format) -> NDArray[np.uint8]:
+    """Codes of the levels nearest to ``scaled`` = x / d, same shape. Ties go to the even level on uniform grids."""
+    levels = spec.levels
+    if levels[-1] - levels[0] == len(levels) - 1:
+        codes = np.rint(scaled)
+        codes -= levels[0]
+        np.clip(codes, 0, len(levels) - 1, out=codes)
+        return codes.astype(np.uint8)
+    table, origin = _midpoint_table(spec.name)
+    index = np.floor(scaled * 2) - origin
+    np.clip(index, 0, len(table) - 1, out=index)
+    return table[index.astype(np.int32)]
+
+
+@lru_cache
+def _midpoint_table(name: str) -> tuple[NDArray[np.uint8], int]:
+    """Nearest code for each half-integer cell: the midpoints of integer levels are multiples of 1/2."""
+    levels = get_format(name).level_array()
+    midpoints = (levels[:-1] + levels[1:]) / 2
+    origin = int(2 * levels[0]) - 1
+    cells = np.arange(origin, int(2 * levels[-1]) + 2) / 2 + 0.25
+    return np.searchsorted(midpoints, cells).astype(np.uint8), origin
+
+
+def to_fp16(value: Floats, what: str) -> NDArray[np.float16]:
+    """Round scales or minima to fp16, as the file stores them.
+
+    Raises:
+        InputError: a value beyond fp16's range, which no block format can store.
+    """
+    largest = float(np.max(np.abs(value), initial=0.0))
+    if not largest <= FP16_MAX:
+        raise InputError(
+            f"a block's {what} of {largest:.3g} exceeds fp16's {FP16_MAX:.0f}; no block format can hold these weights"
+        )
+    return value.astype(np.float16)
+
+
+def assemble(
+    spec: Format, shape: tuple[int, int], codes: NDArray[np.uint8], scale: Floats, minimum: Floats | None
+) -> QuantizedTensor:
+    """Codes (blocks, block), scales and minima (blocks,) → a QuantizedTensor of ``shape``."""
+    rows, columns = shape
+    per_block = (rows, columns // spec.block)
+    return QuantizedTensor(
+        format=spec.name,
+        codes=codes.reshape(rows, columns),
+        scales=to_fp16(scale, "scale").reshape(per_block),
+        mins=None if minimum is None else to_fp16(minimum, "minimum").reshape(per_block),
+    )
+
+
+def signed_extreme(blocks: Floats) -> Floats:
+    """The value of largest magnitude of each block, with its sign, (blocks,)."""
+    place = np.abs(blocks).argmax(axis=1)
+    return blocks[np.arange(len(blocks)), place]
+
+
+def reciprocal(value: Floats) -> Floats:
+    """1 / value, and 0 where value is 0."""
+    return np.divide(np.float32(1), value, out=np.zeros_like(value), where=value != 0)

@@ -1,0 +1,95 @@
+"""The model's hyperparameters as GGUF metadata: the keys that llama.cpp reads, under the names that it gives them.
+
+The keys and their order are those of llama.cpp's own converter for the same configuration, so that files can be
+compared key by key. Nothing here depends on the date, the machine or a path.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from edgepress.artifact.families import FAMILIES, is_matrix
+from edgepress.artifact.plan import ModelPlan
+from edgepress.artifact.spec import ModelSpec, RopeSpec
+
+# Format → the file type that llama.cpp prints, by its number (enum llama_ftype); K types by their plain "S" mixes.
+_FILE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "q4_K": 14,
+    "q5_K": 16,
+    "q6_K": 18,
+    "iq4_nl": 25,
+}
+
+
+def add_metadata(writer: Any, plan: ModelPlan) -> None:
+    """Add everything but the tokenizer to a ``gguf.GGUFWriter``."""
+    import gguf
+
+    spec = plan.spec
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(plan.name)
+    writer.add_size_label(_size_label(plan.parameters))
+    _add_shape(writer, spec)
+    _add_rope(writer, spec.rope)
+    if spec.rope_local is not None:
+        writer.add_float32(f"{writer.arch}.rope.freq_base_swa", spec.rope_local.theta)
+    window = next((layer.window for layer in spec.layers if layer.window), None)
+    if window is not None:
+        writer.add_sliding_window(window)
+    writer.add_file_type(_file_type(plan))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def architecture(spec: ModelSpec) -> str:
+    """llama.cpp's name for the model's architecture."""
+    return FAMILIES[spec.family].gguf
+
+
+def _add_shape(writer: Any, spec: ModelSpec) -> None:
+    first = spec.layers[0]
+    writer.add_block_count(spec.depth)
+    writer.add_context_length(spec.context)
+    writer.add_embedding_length(spec.hidden)
+    writer.add_feed_forward_length(first.ffn)
+    writer.add_head_count(first.heads)
+    writer.add_head_count_kv(first.kv_heads)
+    writer.add_key_length(spec.head_dim)
+    writer.add_value_length(spec.head_dim)
+    writer.add_layer_norm_rms_eps(spec.norm_eps)
+    writer.add_vocab_size(spec.vocab)
+
+
+def _add_rope(writer: Any, rope: RopeSpec) -> None:
+    # llama3 scaling travels as the tensor rope_freqs.weight, not as metadata.
+    import gguf
+
+    writer.add_rope_freq_base(rope.theta)
+    if rope.scaling == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope.factor)
+
+
+def _file_type(plan: ModelPlan) -> int:
+    """The file type of the format that most values of the matrices ship in."""
+    values: Counter[str] = Counter()
+    for tensor in plan.tensors:
+        if is_matrix(tensor.name):
+            values[tensor.format] += tensor.values
+    return _FILE_TYPES[max(values, key=lambda name: (values[name], name))]
+
+
+def _size_label(parameters: int) -> str:
+    """A person's word for the size: 135M, 1.2B."""
+    for unit, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= unit:
+            scaled = parameters / unit
+            return f"{scaled:.0f}{suffix}" if scaled >= 10 else f"{scaled:.1f}{suffix}"
+    return str(parameters)

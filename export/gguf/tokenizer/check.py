@@ -1,0 +1,94 @@
+"""Does llama.cpp cut a text into the same tokens as the tokenizer it was exported from?
+
+Compared on texts that tell tokenizers apart: runs of digits and of spaces, contractions, scripts, code, joined emoji,
+control tokens in the middle. All are in Unicode normal form C, since llama.cpp does not normalise and some tokenizers
+do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepress.errors import InputError, ParityError, require
+from edgepress.export.gguf.tokenizer.files import read_tokenizer_files
+from edgepress.runtime.llamacpp_library import Vocabulary, VocabularyFile
+
+HARD_TEXTS = (
+    "Hello, world! How's it going? I'll be there; they've gone, he'd SAID 'DON'T'.",
+    "In 1984 there were 12345 reasons, 3.14159 of them 1,000,000 years old: 0x1F, 2024-11-24, 7th.",
+    "x  1 y   22\n  333 \t4444   55555     666666",
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8 \ud55c\uad6d\uc5b4 \ubb38\uc7a5 apple\u5de5\u4f5c1314\u5929",
+    "\u00c9t\u00e9 na\u00efve caf\u00e9, Stra\u00dfe, \u017c\u00f3\u0142\u0107, \u0395\u03bb\u03bb\u03ac\u03b4\u03b1, \u043d\u0435\u0449\u043e, \u05e9\u05dc\u05d5\u05dd, \u0645\u0631\u062d\u0628\u0627",
+    "\u0939\u093f\u0928\u094d\u0926\u0940 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \u1780\u17b6\u1793\u17cb\u178f\u17c2\u1796\u17b7\u179f\u17c1\u179f",
+    "def area(radius):\n    return 3.14 * radius ** 2  # m\u00b2\n\n\tif (a != b && c[0] <= d) { e += 1; }\r\n",
+    "one  two   three    four\n\n\nfive\t\tsix \n seven   ",
+    "\U0001f680 \U0001f636\u200d\U0001f32b\ufe0f \U0001f469\u200d\U0001f469\u200d\U0001f467 \u2705\U0001f999\U0001f999 (emoji)",
+    "https://example.org/a_b/c?d=e&f=%20#g user.name@example.org C:\\temp\\x.txt",
+    "<<>> ~~~ === --- ___ `code` \"quoted\" \u2018curly\u2019 \u2026 \u2014 \u2013 \u2022 ''''``````....!!!!??",
+    " a leading space, CamelCaseWords and SHOUTING, a trailing one ",
+    "\n",
+)
+
+_CONTROL_TOKENS = 3
+
+
+def check_tokenizer(path: Path, tokenizer_dir: Path) -> None:
+    """Compare the tokenizer inside a GGUF file, in llama.cpp, with the ``tokenizers`` library.
+
+    Raises:
+        ParityError: they differ; names the first text and where.
+    """
+    differences = tokenizer_differences(path, tokenizer_dir)
+    if differences:
+        raise ParityError(f"{path}: {differences[0]}")
+
+
+def tokenizer_differences(path: Path, tokenizer_dir: Path) -> list[str]:
+    """One line for each text that the two tokenize differently; empty when they agree on all."""
+    return compare(path, reference_tokens(tokenizer_dir))
+
+
+def reference_tokens(tokenizer_dir: Path) -> dict[str, list[int]]:
+    """Text → ids by the ``tokenizers`` library, nothing added around the text.
+
+    Raises:
+        InputError: ``tokenizer.json`` is missing or damaged.
+    """
+    tokenizers = require("tokenizers", "gguf")
+    files = read_tokenizer_files(tokenizer_dir)
+    source = tokenizer_dir / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(source))
+    except Exception as error:  # tokenizers raises a bare Exception
+        raise InputError(f"{source}: cannot be read as a tokenizer ({error})") from error
+    texts = (*HARD_TEXTS, _with_control_tokens([token.content for token in files.added]))
+    return {text: list(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts}
+
+
+def compare(path: Path, reference: dict[str, list[int]]) -> list[str]:
+    """One line for each text that llama.cpp tokenizes differently from ``reference``."""
+    found = []
+    with VocabularyFile(path) as file:
+        for text, wanted in reference.items():
+            got = file.vocabulary.tokenize(text, special=True)
+            if got != wanted:
+                found.append(_difference(text, wanted, got, file.vocabulary))
+    return found
+
+
+def _with_control_tokens(contents: list[str]) -> str:
+    """A text with the first added tokens in its middle."""
+    chosen = contents[:_CONTROL_TOKENS]
+    return "".join(f"before{content}after " for content in chosen) + "end"
+
+
+def _difference(text: str, wanted: list[int], got: list[int], vocabulary: Vocabulary) -> str:
+    at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), min(len(wanted), len(got)))
+
+    def show(ids: list[int]) -> str:
+        return " ".join(repr(vocabulary.token_bytes(token))[1:] for token in ids[at : at + 4]) or "nothing more"
+
+    return (
+        f"llama.cpp tokenizes {text[:40]!r} differently from tokenizer.json: "
+        f"at token {at} it has {show(got)} instead of {show(wanted)}"
+    )

@@ -1,0 +1,131 @@
+"""A graph under construction, as plain records: nodes, and initializers that know where their bytes come from.
+
+No weight is read here. An initializer is a list of pieces, each one part of one tensor of the checkpoint, written one
+after another at a fixed offset of the data file; so the file's size is known before any weight exists, and writing it
+is a walk over the pieces. Two initializers may name the same bytes in different shapes (:meth:`Graph.view`).
+
+Offsets: multiples of 64 bytes, and of the 4096-byte page from 1 MiB on, so that a runtime can map large ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, Literal
+
+import msgspec
+
+MICROSOFT = "com.microsoft"
+
+Dtype = Literal["uint8", "float16", "float32"]
+Part = Literal["codes", "rows", "scales", "offsets", "values", "gain", "zeros", "cos", "sin", "cos_local", "sin_local"]
+
+ITEM_BYTES: dict[Dtype, int] = {"uint8": 1, "float16": 2, "float32": 4}
+_PAGE_FROM_BYTES = 1 << 20
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of bytes: one part of one tensor. ``tensor`` is a Hugging Face name, or empty for rotary tables."""
+
+    tensor: str
+    part: Part
+
+
+class Initializer(msgspec.Struct, frozen=True, kw_only=True):
+    """A constant in the data file; ``pieces`` is empty in a view of another initializer's bytes."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+    offset: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes in the data file."""
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """One operator. An empty input or output name means that it is left out."""
+
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """An input or output of the graph; a string dimension is dynamic."""
+
+    name: str
+    dtype: Literal["int64", "float32"]
+    shape: tuple[int | str, ...]
+
+
+class Graph:
+    """Collects nodes and lays initializers out in the data file, in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.initializers: list[Initializer] = []
+        self.constants: dict[str, tuple[int, ...] | float] = {}
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.data_bytes = 0
+        self._by_name: dict[str, Initializer] = {}
+        self._once: dict[str, str] = {}
+
+    def node(
+        self, op: str, inputs: Sequence[str], outputs: str | Sequence[str], *, domain: str = "", **attrs: Any
+    ) -> str:
+        """Append an operator; return the name of its first output."""
+        names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        self.nodes.append(Node(op=op, domain=domain, inputs=tuple(inputs), outputs=names, attributes=attrs))
+        return names[0]
+
+    def stored(self, name: str, dtype: Dtype, shape: tuple[int, ...], pieces: Sequence[Piece]) -> str:
+        """Add an initializer behind those before it; return its name."""
+        large = prod(shape) * ITEM_BYTES[dtype] >= _PAGE_FROM_BYTES
+        alignment = 4096 if large else 64
+        offset = -(-self.data_bytes // alignment) * alignment
+        entry = Initializer(name=name, dtype=dtype, shape=shape, offset=offset, pieces=tuple(pieces))
+        self._add(entry)
+        self.data_bytes = offset + entry.length
+        return name
+
+    def view(self, name: str, of: str, shape: tuple[int, ...]) -> str:
+        """Add an initializer that shares another's bytes under another shape; return its name."""
+        self._add(msgspec.structs.replace(self._by_name[of], name=name, shape=shape, pieces=()))
+        return name
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an initializer has this name."""
+        return name in self._by_name
+
+    def dtype(self, name: str) -> Dtype:
+        """Type of an initializer."""
+        return self._by_name[name].dtype
+
+    def integers(self, *values: int) -> str:
+        """A small int64 vector kept inside the graph, one for equal values."""
+        name = "int64_" + "_".join(str(value).replace("-", "m") for value in values)
+        self.constants[name] = values
+        return name
+
+    def scalar(self, name: str, value: float) -> str:
+        """A float32 scalar kept inside the graph."""
+        self.constants[name] = value
+        return name
+
+    def once(self, key: str, make: Callable[[], str]) -> str:
+        """What ``make`` returned when this key was first asked for."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
+
+    def _add(self, entry: Initializer) -> None:
+        assert entry.name not in self._by_name, f"{entry.name}: added twice"
+        self._by_name[entry.name] = entry
+        self.initializers.append(entry)

@@ -1,0 +1,86 @@
+"""The bytes of an initializer's pieces, streamed from a checkpoint in runs of rows.
+
+Rotary tables follow transformers: float32 frequencies times float32 positions, so that the reference and the engine
+rotate by the same angles far into the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.families import FAMILIES
+from edgepress.artifact.quantized import QuantizedTensor
+from edgepress.artifact.rope import frequencies
+from edgepress.artifact.spec import ModelSpec
+from edgepress.errors import ParityError
+from edgepress.export.onnx.graph import Initializer, Piece
+from edgepress.export.onnx.matmulnbits import pack
+
+Array = NDArray[Any]
+
+_RUN_VALUES = 1 << 22  # values handled at a time
+
+
+def initializer_bytes(checkpoint: Checkpoint, entry: Initializer) -> Iterator[bytes]:
+    """The bytes of an initializer, in order, little-endian."""
+    for piece in entry.pieces:
+        for run in piece_runs(checkpoint, piece):
+            yield run.astype(np.dtype(entry.dtype).newbyteorder("<")).tobytes()
+
+
+def rotary_table(spec: ModelSpec, part: str) -> NDArray[np.float32]:
+    """One table: cos or sin of every position's angles, float32 (context, head_dim / 2)."""
+    rope = spec.rope_local if part.endswith("_local") and spec.rope_local is not None else spec.rope
+    steps = frequencies(rope, spec.head_dim).astype(np.float32)
+    angles = np.arange(spec.context, dtype=np.float32)[:, None] * steps
+    table: NDArray[np.float32] = np.cos(angles) if part.startswith("cos") else np.sin(angles)
+    return table
+
+
+def quantized_tensor(checkpoint: Checkpoint, name: str) -> QuantizedTensor:
+    """The integers of a tensor that the plan says has them.
+
+    Raises:
+        ParityError: the checkpoint has none.
+    """
+    tensor = checkpoint.quantized(name)
+    if tensor is None:
+        raise ParityError(f"{name}: the checkpoint lists it as {checkpoint.format(name)} and holds no integers for it")
+    return tensor
+
+
+def piece_runs(checkpoint: Checkpoint, piece: Piece) -> Iterator[Array]:
+    """A piece's values, in runs of rows."""
+    if not piece.tensor:
+        yield rotary_table(checkpoint.spec, piece.part)
+    elif piece.part == "zeros":
+        yield np.zeros(checkpoint.shape(piece.tensor)[0], dtype=np.float32)
+    elif piece.part == "gain":
+        offset = np.float32(FAMILIES[checkpoint.spec.family].norm_offset)
+        yield checkpoint.read(piece.tensor) + offset
+    elif piece.part == "values":
+        yield from _row_runs(checkpoint.read(piece.tensor))
+    else:
+        yield from _packed_runs(quantized_tensor(checkpoint, piece.tensor), piece.part)
+
+
+def _row_runs(values: Array) -> Iterator[Array]:
+    for rows in _slices(values.shape):
+        yield values[rows]
+
+
+def _packed_runs(tensor: QuantizedTensor, part: str) -> Iterator[Array]:
+    for rows in _slices(tensor.shape):
+        packed = pack(tensor.rows(rows))
+        yield packed.codes if part == "rows" else getattr(packed, part)
+
+
+def _slices(shape: tuple[int, ...]) -> Iterator[slice]:
+    rows, columns = shape[0], shape[-1] if len(shape) > 1 else 1
+    step = max(1, _RUN_VALUES // columns)
+    return (slice(start, start + step) for start in range(0, rows, step))

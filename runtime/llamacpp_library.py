@@ -1,0 +1,183 @@
+"""llama.cpp through the low-level API of llama-cpp-python: loading, its log, its tokenizer.
+
+llama.cpp reports by log lines and null pointers, and aborts the process on some files whose header hangs together but
+makes no sense. So the header is read and checked here first, the log is kept silent, and its last error lines go into
+the message.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from edgepress.errors import EdgepressError, InputError, require
+from edgepress.runtime.gguf_header import GgufHeader, read_header
+
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS; more aborts the process
+_ERROR, _CONTINUED = 3, 5  # ggml's log levels
+_KEPT_LINES = 4
+
+Pointer = Any  # an opaque ctypes handle
+
+
+class Library:
+    """The loaded library and the tail of its error log."""
+
+    def __init__(self) -> None:
+        self.api = require("llama_cpp", "gguf")
+        self._errors: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._level = 0
+        self._callback = self.api.llama_log_callback(self._log)  # kept alive: C holds a pointer to it
+        self.api.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.api.llama_backend_init()
+
+    @property
+    def version(self) -> str:
+        """Versions of the Python package and of the engine inside it."""
+        version = f"llama-cpp-python {self.api.__version__}"
+        if not hasattr(self.api, "llama_version"):
+            return version
+        return f"{version}, llama.cpp {self.api.llama_version().decode()}"
+
+    def load_model(self, path: Path, *, vocabulary_only: bool = False) -> Pointer:
+        """Open a checked file; the weights are mapped, not read.
+
+        Raises:
+            InputError: llama.cpp does not accept the file; carries the last lines of its log.
+        """
+        parameters = self.api.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        parameters.vocab_only = vocabulary_only
+        self._errors.clear()
+        model = self.api.llama_model_load_from_file(str(path).encode(), parameters)
+        if not model:
+            raise InputError(f"{path}: llama.cpp cannot load it ({self.last_errors()})")
+        return model
+
+    def last_errors(self) -> str:
+        """What llama.cpp last complained about, on one line."""
+        return "; ".join(self._errors) or "it gives no reason"
+
+    def _log(self, level: int, text: bytes, _: Any) -> None:
+        self._level = level if level != _CONTINUED else self._level
+        line = text.decode("utf-8", errors="replace").strip()
+        if self._level == _ERROR and line:
+            self._errors.append(" ".join(line.split()))
+
+
+@cache
+def library() -> Library:
+    """The one instance of the library in this process.
+
+    Raises:
+        MissingExtraError: llama-cpp-python is not installed.
+    """
+    return Library()
+
+
+def read_checked_header(path: Path) -> GgufHeader:
+    """Read the header and refuse what would abort the process inside llama.cpp.
+
+    Raises:
+        InputError: a damaged file, or numbers that no model has.
+    """
+    header = read_header(path)
+    architecture = header.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise InputError(f"{path}: no general.architecture in the metadata; this is not a language model's file")
+    layers = header.integer(f"{architecture}.block_count")
+    if not 0 < layers <= MAX_LAYERS:
+        raise InputError(f"{path}: {architecture}.block_count = {layers} is absurd (1 to {MAX_LAYERS} make sense)")
+    for key in ("context_length", "embedding_length", "attention.head_count"):
+        value = header.metadata.get(f"{architecture}.{key}")
+        if isinstance(value, int) and not 0 < value < 2**31:
+            raise InputError(f"{path}: {architecture}.{key} = {value} is absurd")
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(set(tokens)) != len(tokens):
+        raise InputError(f"{path}: {len(tokens) - len(set(tokens))} tokens of the vocabulary occur twice")
+    return header
+
+
+class Vocabulary:
+    """The tokenizer inside a loaded model."""
+
+    def __init__(self, model: Pointer) -> None:
+        self._api = library().api
+        self._model = model
+        self._vocab = self._api.llama_model_get_vocab(model)
+        self.size: int = self._api.llama_vocab_n_tokens(self._vocab)
+        self.bos_id = self._special(self._api.llama_vocab_bos)
+        self.eos_id = self._special(self._api.llama_vocab_eos)
+        self.eot_id = self._special(self._api.llama_vocab_eot)
+        self.add_bos = bool(self._api.llama_vocab_get_add_bos(self._vocab))
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Text → token ids, nothing added around it.
+
+        Args:
+            text: the text.
+            special: whether control tokens written out in the text become their ids (a chat template's output), or
+                stay plain text (a user's words).
+        """
+        data = text.encode("utf-8")
+        room = len(data) + 2
+        while True:
+            ids = (ctypes.c_int32 * room)()
+            count = self._api.llama_tokenize(self._vocab, data, len(data), ids, room, False, special)
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for; control tokens as they are written."""
+        room = 64
+        while True:
+            piece = ctypes.create_string_buffer(room)
+            count = self._api.llama_token_to_piece(self._vocab, token, piece, room, 0, True)
+            if count >= 0:
+                return piece.raw[:count]
+            room = -count
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether the model says by this token that it is done (end of text or of its turn)."""
+        return bool(self._api.llama_vocab_is_eog(self._vocab, token))
+
+    def chat_template(self) -> str | None:
+        """The Jinja template that turns messages into text; None where the file has none."""
+        template = self._api.llama_model_chat_template(self._model, None)
+        return None if template is None else str(template.decode("utf-8"))
+
+    def _special(self, getter: Any) -> int | None:
+        token = int(getter(self._vocab))
+        return token if token >= 0 else None
+
+
+class VocabularyFile:
+    """A GGUF file opened for its tokenizer alone; no weights are mapped. Use with ``with``."""
+
+    def __init__(self, path: Path) -> None:
+        read_checked_header(path)
+        self._model = library().load_model(path, vocabulary_only=True)
+        self.vocabulary = Vocabulary(self._model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model."""
+        if self._model:
+            library().api.llama_model_free(self._model)
+            self._model = None
+
+
+def fail(message: str) -> EdgepressError:
+    """An engine's failure, with the last lines of its log."""
+    return EdgepressError(f"llama.cpp: {message} ({library().last_errors()})")

@@ -1,0 +1,108 @@
+"""The torch reference: the model in float32 by transformers, which every exported file is checked against.
+
+The only module of this room that imports torch and transformers. Weights come from any WeightSource, one tensor at a
+time into a model built without memory, so that the peak is one copy of the float32 weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import accelerate
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+from edgepress.artifact.families import EMBEDDING, HEAD
+from edgepress.artifact.weights import WeightSource
+from edgepress.errors import InputError
+from edgepress.runtime.session import ClosingSession, Logits, SessionMemory, resident_bytes
+
+
+class TorchSession(ClosingSession):
+    """A Session over transformers' own implementation, in float32."""
+
+    engine = "torch"
+    engine_version = f"torch {torch.__version__}, transformers {transformers.__version__}"
+
+    def __init__(self, source: WeightSource, *, context: int | None = None, threads: int | None = None) -> None:
+        self.vocab_size = source.spec.vocab
+        self.context_limit = context or source.spec.context
+        if self.context_limit > source.spec.context:
+            raise InputError(f"context {self.context_limit} exceeds the model's {source.spec.context}")
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        self._spec = source.spec
+        self._model = load_model(source)
+        self._cache: Any = None
+        self._position = 0
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._position
+
+    @torch.inference_mode()
+    def prefill(self, tokens: Sequence[int], *, logits: Literal["all", "last"] = "all") -> Logits:
+        """See :class:`~edgepress.runtime.session.Session`."""
+        self.check_tokens(tokens, self._position)
+        batch = torch.as_tensor(np.asarray(tokens, dtype=np.int64))[None]
+        keep = 0 if logits == "all" else 1
+        output = self._model(batch, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        self._cache = output.past_key_values
+        self._position += len(tokens)
+        return np.asarray(output.logits[0].float().numpy())
+
+    def decode(self, token: int) -> Logits:
+        """See :class:`~edgepress.runtime.session.Session`."""
+        return self.prefill([token], logits="last")[0]
+
+    def reset(self) -> None:
+        """Empty the cache."""
+        self._cache = None
+        self._position = 0
+
+    def memory(self) -> SessionMemory:
+        """Bytes held now; the cache grows with the tokens in it."""
+        weights = sum(parameter.nbytes for parameter in self._model.parameters())
+        cache = self._spec.kv_cache_bytes(self._position, 4)
+        return SessionMemory(weights_bytes=weights, kv_cache_bytes=cache, rss_bytes=resident_bytes())
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model = nn.Module()
+        self._cache = None
+
+
+def build_skeleton(source: WeightSource) -> Any:
+    """The transformers model for a source's configuration: real buffers, parameters without memory (meta device)."""
+    transformers.logging.set_verbosity_error()
+    config = transformers.AutoConfig.for_model(**source.config)
+    config.tie_word_embeddings = source.spec.tied
+    with accelerate.init_empty_weights(include_buffers=False):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    return model.eval()
+
+
+def load_parameter(model: nn.Module, name: str, value: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """Put a tensor's values in the place of the model's parameter of that name."""
+    owner, _, leaf = name.rpartition(".")
+    tensor = torch.from_numpy(np.ascontiguousarray(value))
+    module = model.get_submodule(owner)
+    setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def load_model(source: WeightSource) -> Any:
+    """The whole model in memory, float32."""
+    model = build_skeleton(source)
+    for name in source.names:
+        load_parameter(model, name, source.read(name))
+    if HEAD not in source.names:
+        head, embedding = model.get_submodule("lm_head"), model.get_submodule(EMBEDDING.removesuffix(".weight"))
+        head.weight = embedding.weight
+    missing = [name for name, tensor in model.named_parameters() if tensor.is_meta]
+    if missing:
+        raise InputError(f"{missing[0]}: the weights lack this tensor, which the model needs")
+    return model

@@ -1,0 +1,128 @@
+"""The plan: everything that can be said and refused before any work is done.
+
+Formats of all tensors, exact sizes of all files, peak memory, free disk. ``edgepress run --dry-run`` prints it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from math import prod
+from pathlib import Path
+
+import msgspec
+
+from edgepress.artifact.families import EMBEDDING, LAYER
+from edgepress.artifact.plan import ModelPlan
+from edgepress.compress.calibrate.self_generate import streams_at_once
+from edgepress.compress.calibrate.tokens import check_calibration
+from edgepress.compress.quantize.assign import assign_formats
+from edgepress.compress.student.student import Student
+from edgepress.errors import InputError
+from edgepress.recipe import ExportTarget, Recipe
+
+# What Python with torch and transformers holds before any model, measured on x86-64 Linux.
+LIBRARIES_BYTES = 390 << 20
+_TOKENS_PER_BATCH = 2048
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run will do. ``files`` maps paths below the output directory to exact bytes."""
+
+    model: ModelPlan
+    fell_back: tuple[str, ...]
+    files: dict[str, int]
+    checkpoint_bytes: int
+    peak_memory_bytes: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that the output directory will take, about."""
+        return self.checkpoint_bytes + sum(self.files.values())
+
+
+def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
+    """Check a recipe against a student.
+
+    Raises:
+        InputError: the first thing that cannot be done, and what could be instead.
+    """
+    step = recipe.quantize
+    if needs_calibration(recipe):
+        check_calibration(recipe.calibration)
+    assignment = assign_formats(student, step)
+    model = ModelPlan(
+        name=student.name,
+        spec=student.spec,
+        config=student.config | {"tie_word_embeddings": student.spec.tied},
+        tokenizer_dir=student.tokenizer_dir,
+        tensors=assignment.tensors,
+    )
+    files: dict[str, int] = {}
+    for target in targets:
+        files |= predict_files(model, target)
+    return RunPlan(
+        model=model,
+        fell_back=assignment.fell_back,
+        files=files,
+        checkpoint_bytes=_checkpoint_bytes(model),
+        peak_memory_bytes=_peak_memory(student, recipe),
+    )
+
+
+def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
+    """Exact bytes of every file of an export, by path below the output directory; refuses what cannot be exported."""
+    if target == "gguf":
+        from edgepress.export.gguf.writer import check_gguf_support, predict_gguf_bytes
+
+        check_gguf_support(model)
+        return {"gguf/model.gguf": predict_gguf_bytes(model)}
+    from edgepress.export.onnx.writer import check_onnx_support, predict_onnx_bytes
+
+    check_onnx_support(model)
+    return {f"onnx/{name}": size for name, size in predict_onnx_bytes(model).items()}
+
+
+def needs_calibration(recipe: Recipe) -> bool:
+    """Whether any step looks at activations."""
+    return recipe.quantize.solver != "nearest"
+
+
+def check_disk(plan: RunPlan, out: Path) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Raises:
+        InputError: needed and free bytes.
+    """
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if plan.disk_bytes > free:
+        raise InputError(
+            f"{out}: the output needs {plan.disk_bytes / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
+            "free some space or choose another disk"
+        )
+
+
+def _checkpoint_bytes(model: ModelPlan) -> int:
+    """Dequantized float32 weights, and a byte per code."""
+    return sum(tensor.values * (5 if len(tensor.shape) > 1 else 4) for tensor in model.tensors)
+
+
+def _peak_memory(student: Student, recipe: Recipe) -> int:
+    """Peak resident bytes of ``compress``: the largest of its phases, on top of the libraries."""
+    values = {name: prod(student.shape(name)) for name in student.names}
+    embedding = 4 * values[EMBEDDING]
+    layers = [LAYER.format(i=i) for i in range(student.spec.depth)]
+    layer = max(4 * sum(count for name, count in values.items() if name.startswith(prefix)) for prefix in layers)
+    phases = [4 * embedding, 4 * layer]  # read, code, dequantize, write
+    calibration = recipe.calibration
+    if needs_calibration(recipe):
+        length = min(calibration.length, student.spec.context)
+        hidden = 4 * calibration.samples * length * student.spec.hidden
+        widest = max(entry.ffn for entry in student.spec.layers)
+        activations = 4 * _TOKENS_PER_BATCH * (3 * widest + 4 * student.spec.hidden)
+        phases.append(hidden + embedding + 4 * layer + activations)
+        if calibration.self_generated:
+            streams = min(streams_at_once(student, length), calibration.samples)
+            cache = streams * student.spec.kv_cache_bytes(length, 4)
+            phases.append(4 * sum(values.values()) + cache + 3 * 4 * streams * student.spec.vocab)
+    return LIBRARIES_BYTES + max(phases)

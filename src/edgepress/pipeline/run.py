@@ -1,0 +1,161 @@
+"""compress, export, run: the stages in order."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
+from edgepress.artifact.manifest import Lineage, build_manifest, list_files, write_manifest
+from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
+from edgepress.compress.quantize.assign import assign_formats
+from edgepress.compress.quantize.layers import quantize_model
+from edgepress.compress.student.student import Student
+from edgepress.errors import InputError, ParityError
+from edgepress.export.parity import ParityReference, check_logits, parity_reference
+from edgepress.pipeline.plan import RunPlan, check_disk, make_plan, needs_calibration, predict_files
+from edgepress.pipeline.stages import Output, stage_key
+from edgepress.progress import say
+from edgepress.recipe import ExportTarget, Recipe
+from edgepress.runtime.locate import ModelFile
+
+_TOOLS = ("edgepress", "torch", "transformers", "numpy", "gguf", "onnx", "onnxruntime", "onnxruntime-genai")
+
+
+def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportTarget, ...] = ()) -> RunPlan:
+    """Compress a student into ``out/checkpoint`` and export it to ``targets``; write the manifest.
+
+    Raises:
+        InputError: what :func:`~edgepress.pipeline.plan.make_plan` refuses, a foreign output directory, a full disk.
+        ParityError: an exported file does not reproduce the checkpoint; it is not kept.
+    """
+    plan = make_plan(student, recipe, targets)
+    check_disk(plan, out)
+    state(student, plan)
+    output = Output(out)
+    with output.claim():
+        key = _checkpoint_key(student, recipe)
+        output.run("checkpoint", key, lambda directory: _make_checkpoint(student, recipe, plan, directory))
+        checkpoint = Checkpoint(out / "checkpoint")
+        export_targets(checkpoint, targets, output, key)
+        _manifest(student, recipe, plan, out, ["checkpoint", *targets])
+    return plan
+
+
+def export_targets(
+    checkpoint: Checkpoint, targets: tuple[ExportTarget, ...], output: Output, checkpoint_key: str
+) -> None:
+    """Export a checkpoint to each target, through the parity gate."""
+    reference: list[ParityReference] = []
+    for target in targets:
+
+        def make(directory: Path, target: ExportTarget = target) -> None:
+            model = _export(checkpoint, target, directory)
+            _check_size(checkpoint, target, directory)
+            if not reference:
+                reference.append(parity_reference(checkpoint))
+            result = check_logits(model, checkpoint, reference[0])
+            say(f"{target}: parity in {result.engine}: KLD {result.kld_mean:.2e} (bound {result.bound:g})")
+
+        output.run(target, stage_key("export", 1, target, checkpoint_key), make)
+
+
+def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path) -> None:
+    """``edgepress export``: an existing checkpoint to files.
+
+    Raises:
+        InputError: no checkpoint there, or a target that cannot hold it.
+    """
+    directory = artifact if is_checkpoint(artifact) else artifact / "checkpoint"
+    if not is_checkpoint(directory):
+        raise InputError(f"{artifact}: no checkpoint here; give the output of 'edgepress compress' or 'edgepress run'")
+    checkpoint = Checkpoint(directory)
+    for target in targets:
+        predict_files(checkpoint.plan(), target)
+    output = Output(out)
+    with output.claim():
+        export_targets(checkpoint, targets, output, checkpoint.digest())
+
+
+def state(student: Student, plan: RunPlan) -> None:
+    """Say what was loaded and what the work will need."""
+    say(f"student {student.name}: {student.parameters / 1e6:.1f} M parameters, {student.spec.family} family")
+    for note in student.notes:
+        say(f"note: {note}")
+    for name in plan.fell_back:
+        say(f"note: {name} takes the fallback format {plan.model.format(name)}")
+    say(f"peak memory about {plan.peak_memory_bytes / 1e6:.0f} MB, disk {plan.disk_bytes / 1e6:.0f} MB")
+
+
+def _checkpoint_key(student: Student, recipe: Recipe) -> str:
+    calibration = calibration_digest(recipe.calibration) if needs_calibration(recipe) else None
+    return stage_key("checkpoint", 1, student.digest(), recipe.quantize, calibration, student.name)
+
+
+def _make_checkpoint(student: Student, recipe: Recipe, plan: RunPlan, directory: Path) -> None:
+    windows = calibration_windows(student, recipe.calibration) if needs_calibration(recipe) else None
+    assignment = assign_formats(student, recipe.quantize)
+    quantize_model(student, recipe.quantize, assignment, windows, directory, name=plan.model.name)
+
+
+def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:
+    """Write one target and compare its integers with the checkpoint's."""
+    if target == "gguf":
+        from edgepress.export.gguf.tokenizer import check_tokenizer
+        from edgepress.export.gguf.writer import export_gguf, verify_gguf
+
+        path = directory / "model.gguf"
+        export_gguf(checkpoint, path)
+        verify_gguf(path, checkpoint)
+        check_tokenizer(path, checkpoint.tokenizer_dir)
+        return ModelFile(engine="llama.cpp", path=path)
+    from edgepress.export.onnx.writer import export_onnx, verify_onnx
+
+    export_onnx(checkpoint, directory)
+    verify_onnx(directory, checkpoint)
+    return ModelFile(engine="onnxruntime", path=directory)
+
+
+def _check_size(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> None:
+    """The plan promised exact sizes; hold it to that."""
+    for path, size in predict_files(checkpoint.plan(), target).items():
+        written = (directory / path.removeprefix(f"{target}/")).stat().st_size
+        if written != size:
+            raise ParityError(f"{path}: {written} bytes written, {size} predicted; please report this")
+
+
+def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts: list[str]) -> None:
+    types: dict[str, int] = {}
+    for kind in student.stored_types.values():
+        types[kind] = types.get(kind, 0) + 1
+    lineage = Lineage(
+        student=student.name,
+        student_source=student.source,
+        student_digest=student.digest(),
+        student_stored_types=types,
+        student_notes=student.notes,
+        recipe=recipe_document(recipe),
+        calibration_digest=calibration_digest(recipe.calibration) if needs_calibration(recipe) else None,
+        tools=tool_versions(),
+    )
+    write_manifest(build_manifest(plan.model, lineage, plan.fell_back, list_files(out, parts)), out)
+
+
+def recipe_document(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, with every default filled in."""
+    document: dict[str, Any] = msgspec.to_builtins(recipe)
+    return document
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that shape the files; those not installed are left out."""
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,96 @@
+"""Stages: results in the output directory, content-addressed by their inputs, safe against kill -9 at any moment.
+
+A stage writes into a working directory beside its final name, which then takes that name in one rename; only after
+that a record is written with the stage's key and the sha256 of its files. A stage whose record matches its key, and
+whose files match the record, is not run again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from edgepress import __version__
+from edgepress.artifact.files import atomic_directory, write_atomically
+from edgepress.artifact.manifest import FileEntry, list_files
+from edgepress.errors import InputError
+from edgepress.progress import say
+
+_RECORDS = ".edgepress"
+
+
+class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished stage left."""
+
+    key: str
+    files: tuple[FileEntry, ...]
+
+
+def stage_key(*inputs: object) -> str:
+    """Hex sha256 over the inputs' representations and the version of edgepress."""
+    return hashlib.sha256(repr((__version__, inputs)).encode()).hexdigest()
+
+
+class Output:
+    """An output directory and the records of its stages."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Make the directory, refuse a foreign one, and keep other runs out while the block runs.
+
+        Raises:
+            InputError: the path is a file, holds other things, or another run is writing to it.
+        """
+        records = self.root / _RECORDS
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: exists and is not a directory")
+        if self.root.is_dir() and any(self.root.iterdir()) and not records.is_dir():
+            raise InputError(f"{self.root}: is not empty and was not written by edgepress; choose another directory")
+        try:
+            records.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.root}: cannot be created ({error.strerror})") from error
+        with (records / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"{self.root}: another edgepress run is writing here; wait for it to end") from error
+            yield
+
+    def run(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The directory of a stage, made by ``make`` unless it is there already."""
+        final = self.root / name
+        if self.is_done(name, key):
+            say(f"{name}: up to date")
+            return final
+        self.forget(name)
+        with atomic_directory(final) as working:
+            make(working)
+        record = StageRecord(key=key, files=list_files(self.root, [name]))
+        write_atomically(self._record(name), msgspec.json.encode(record))
+        return final
+
+    def is_done(self, name: str, key: str) -> bool:
+        """Whether a stage's record and files are those of ``key``."""
+        try:
+            record = msgspec.json.decode(self._record(name).read_bytes(), type=StageRecord)
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            return False
+        return record.key == key and record.files == list_files(self.root, [name])
+
+    def forget(self, name: str) -> None:
+        """Remove a stage's record and files."""
+        self._record(name).unlink(missing_ok=True)
+        shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def _record(self, name: str) -> Path:
+        return self.root / _RECORDS / f"{name.replace('/', '.')}.json"

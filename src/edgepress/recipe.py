@@ -1,0 +1,164 @@
+"""Recipes: YAML, as a closed union of typed steps, checked whole before the first step runs.
+
+    calibration: {self: true, files: [], samples: 128, length: 512, seed: 0}
+    compress:
+      - {step: quantize, solver: scale_search, format: q4_0, embedding: q8_0}
+    export: [gguf, onnx]
+    evaluate: {files: [], tokens: 8192, context: 512}
+    bench: {prompt: 512, generate: 128, depth: [0], repetitions: 5}
+    samples: {prompts: ["…"], tokens: 64}
+
+A misspelt field or an unknown step is an error that names its place and what exists.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+import yaml
+
+from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.errors import InputError
+from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
+
+# The list of methods, in one place. With one member it is not yet a Union; get_args needs help then.
+CompressStep = QuantizeStep
+STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep) or (CompressStep,)
+
+ExportTarget = Literal["gguf", "onnx"]
+TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How quality is measured. Without ``files`` the text is written by the student itself, from another seed."""
+
+    files: tuple[str, ...] = ()
+    tokens: Annotated[int, msgspec.Meta(ge=16)] = 8192
+    context: Annotated[int, msgspec.Meta(ge=8)] = 512
+
+
+class Bench(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How speed is measured; all lengths in tokens."""
+
+    prompt: Positive = 512
+    generate: Positive = 128
+    depth: tuple[Natural, ...] = (0,)
+    repetitions: Positive = 5
+    threads: Positive | None = None
+
+
+class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prompts answered greedily by every file, for the report."""
+
+    prompts: tuple[str, ...] = (
+        "What is the capital of France?",
+        "Explain in two sentences why the sky is blue.",
+        "Write a Python function that returns the larger of two numbers.",
+    )
+    tokens: Positive = 64
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole recipe. ``evaluate``, ``bench`` and ``samples`` may be null to skip them."""
+
+    calibration: Calibration = Calibration()
+    compress: tuple[CompressStep, ...] = ()
+    export: tuple[ExportTarget, ...] = ("gguf", "onnx")
+    evaluate: Evaluate | None = Evaluate()
+    bench: Bench | None = Bench()
+    samples: Samples | None = Samples()
+
+    @property
+    def quantize(self) -> QuantizeStep:
+        """The quantize step; a plain float32 copy when the recipe has none."""
+        return next((step for step in self.compress), QuantizeStep(solver="nearest", format="f32"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by the name of a shipped one, or from a YAML file.
+
+    Raises:
+        InputError: no such recipe, not YAML, or a field or step that does not exist; says where.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise InputError(f"{name}: no such recipe file")
+        try:
+            return parse_recipe(path.read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{name}: cannot be read ({error})") from error
+    if name not in RECIPE_NAMES:
+        raise InputError(f"no recipe {name!r}; shipped recipes: {', '.join(RECIPE_NAMES)}, or give a .yaml file")
+    return parse_recipe(recipe_text(name), name)
+
+
+def parse_recipe(text: str, where: str) -> Recipe:
+    """A recipe from YAML text.
+
+    Raises:
+        InputError: with the place of the mistake.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise InputError(
+            f"{where}: a recipe is a mapping with calibration, compress, export, …; see 'edgepress recipes'"
+        )
+    _check_steps(document, where)
+    try:
+        recipe = msgspec.convert(document, Recipe)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where}: {_with_known_fields(str(error), document)}") from error
+    if len(recipe.compress) > 1:
+        raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
+    return recipe
+
+
+def step_name(step: type[msgspec.Struct]) -> str:
+    """The name that a recipe uses for a step."""
+    return str(step.__struct_config__.tag)
+
+
+def _check_steps(document: dict[str, Any], where: str) -> None:
+    """Name an unknown step, which msgspec's own message does not do well."""
+    steps = document.get("compress") or []
+    if not isinstance(steps, list):
+        raise InputError(f"{where}: compress must be a list of steps, got {type(steps).__name__}")
+    known = [step_name(step) for step in STEPS]
+    for place, step in enumerate(steps):
+        if not isinstance(step, dict) or "step" not in step:
+            raise InputError(f"{where}: compress[{place}] must be a mapping with 'step'; steps: {', '.join(known)}")
+        if step["step"] not in known:
+            raise InputError(f"{where}: compress[{place}]: unknown step {step['step']!r}; steps: {', '.join(known)}")
+
+
+_PLACE = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `\$(?P<place>[^`]*)`)?")
+
+
+def _with_known_fields(message: str, document: dict[str, Any]) -> str:
+    """Add the fields that exist where an unknown one was found."""
+    found = _PLACE.search(message)
+    if found is None:
+        return message
+    place = (found["place"] or "").lstrip(".")
+    section = place.split("[")[0]
+    kinds: dict[str, type[msgspec.Struct]] = {
+        "calibration": Calibration,
+        "compress": QuantizeStep,
+        "evaluate": Evaluate,
+        "bench": Bench,
+        "samples": Samples,
+    }
+    kind = kinds.get(section, Recipe)
+    known = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+    return f"unknown field {found['field']!r} at {place or 'the top'}; fields there: {known}"

@@ -1,0 +1,59 @@
+"""Checkpoints of tiny models for the exporters' tests, made without any solver of edgepress."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ggml_oracle import ggml_quantize
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from edgepress.artifact.checkpoint import Checkpoint, CheckpointWriter, Stored
+from edgepress.artifact.formats import get_format
+from edgepress.export.gguf.blocks import unpack
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def write_checkpoint(model_dir: Path, out: Path, formats: Callable[[str], str]) -> Checkpoint:
+    """Quantize a Hugging Face directory with ggml's own rounding and write it as a checkpoint.
+
+    Args:
+        model_dir: config.json, *.safetensors and a tokenizer.
+        out: directory to create.
+        formats: tensor name → format name; vectors should get f32.
+    """
+    out.mkdir(parents=True)
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    shards: dict[str, dict[str, Stored]] = defaultdict(dict)
+    chosen: dict[str, str] = {}
+    for file in sorted(model_dir.glob("*.safetensors")):
+        for name, values in load_file(file).items():
+            if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+                continue
+            chosen[name] = formats(name)
+            layer = name.split(".")[2] if name.startswith("model.layers.") else "rest"
+            shards[layer][name] = store(values.astype(np.float32), chosen[name])
+    writer = CheckpointWriter(out, len(shards))
+    for tensors in shards.values():
+        writer.write_shard(tensors, {name: chosen[name] for name in tensors})
+    writer.finish(config, "Tiny Test")
+    for name in _TOKENIZER_FILES:
+        if (model_dir / name).is_file():
+            shutil.copy(model_dir / name, out / name)
+    return Checkpoint(out)
+
+
+def store(values: NDArray[np.float32], format: str) -> Stored:
+    """Values as a checkpoint keeps them in a format: on its grid."""
+    if format == "f32":
+        return values
+    if format == "f16":
+        return values.astype(np.float16).astype(np.float32)
+    assert get_format(format).fits(values.shape[1])
+    return unpack(format, ggml_quantize(format, values), values.shape[1])
