@@ -20,7 +20,6 @@ from edgepress.errors import InputError
 from edgepress.runtime.llamacpp_cache import BATCH
 from edgepress.runtime.locate import Engine, ModelFile
 
-
 # What the session leaves at llama.cpp's defaults, and the batch that it sets.
 _LLAMA_CPP_COLUMNS: dict[str, Any] = {
     "n_batch": BATCH,

@@ -51,23 +51,25 @@ def measure_quality(
     reference.fill()
     start = time.perf_counter()
     summary = summarise(_score_windows(session, reference, windows))
-    count, context = windows.shape
     return QualityRecord(
         engine=session.engine,
         engine_version=session.engine_version,
         reference=reference.digest,
-        protocol=protocol(context),
-        tokens=count * (context - 1),
-        windows=count,
-        context=context,
         file_bytes=file_bytes,
         parameters=parameters,
         bits_per_weight=8 * file_bytes / parameters,
         text_sha256=text_sha256,
         windows_sha256=reference.windows_sha256,
         seconds=time.perf_counter() - start,
+        **_extent(windows),
         **summary,
     )
+
+
+def _extent(windows: Tokens) -> dict[str, Any]:
+    """What was scored."""
+    count, context = windows.shape
+    return {"protocol": protocol(context), "tokens": count * (context - 1), "windows": count, "context": context}
 
 
 def _score_windows(session: Session, reference: ReferenceLogits, windows: Tokens) -> list[Scores]:

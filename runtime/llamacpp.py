@@ -97,7 +97,8 @@ class LlamaCppSession(ClosingSession):
     def decode(self, token: int) -> Logits:
         """Append one token; return the logits of the next, float32, (vocab,)."""
         self.check_tokens((token,), self._position)
-        return self._evaluate((token,), every=False)[0].copy()
+        row: Logits = self._evaluate((token,), every=False)[0].copy()
+        return row
 
     def reset(self) -> None:
         """Empty the cache."""

@@ -35,9 +35,12 @@ def kv_cache_bytes(header: GgufHeader, context: int, type_k: str, type_v: str) -
     kv_heads = header.metadata.get(f"{name}.attention.head_count_kv", heads)
     per_layer = [int(n) for n in np.broadcast_to(np.asarray(kv_heads), (layers,))]
     default = header.integer(f"{name}.embedding_length") // max(1, heads)
-    widths = (header.integer(f"{name}.attention.key_length", default), type_k), (
-        header.integer(f"{name}.attention.value_length", default),
-        type_v,
+    widths = (
+        (header.integer(f"{name}.attention.key_length", default), type_k),
+        (
+            header.integer(f"{name}.attention.value_length", default),
+            type_v,
+        ),
     )
     per_cell = sum(width * get_format(kind).bits_per_value / 8 for width, kind in widths)
     cells = _cells(header, name, layers, context)

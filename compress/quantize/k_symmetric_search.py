@@ -15,7 +15,7 @@ below is always the error after rounding.
 
 Source: h and stage 1 are those of ``quantize_row_q6_K_impl`` and ``make_qx_quants`` in ggml-quants.c (q6_K has no
 emphasis on large weights there), which then rounds s once to d with the largest at -128. Stages 2 and 3 are where we
-depart: on SmolLM2's ffn_down, weighted by its own activations, E is 0.75 to 0.80 of ggml's.
+depart: on three ffn_down layers of SmolLM2, weighted by their own activations, E is 0.75 to 0.80 of ggml's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """GGUF files for llama.cpp.
 
-    check_gguf_support    refuse what llama.cpp cannot represent, before any work
-    predict_gguf_bytes    the file's exact size, before any work
-    export_gguf           write it
-    verify_gguf           read it back, compare every integer
-    check_tokenizer       compare llama.cpp's tokenizer with the original one
+check_gguf_support    refuse what llama.cpp cannot represent, before any work
+predict_gguf_bytes    the file's exact size, before any work
+export_gguf           write it
+verify_gguf           read it back, compare every integer
+check_tokenizer       compare llama.cpp's tokenizer with the original one
 """
 
 from edgepress.export.gguf.support import check_gguf_support

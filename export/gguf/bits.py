@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 
+_LOW = np.uint8(0x0F)
+_FOUR = np.uint8(4)
+
 
 def half_bytes(values: NDArray[Any]) -> Bytes:
     """fp16 values → their little-endian bytes: (…,) → (…, 2)."""
@@ -22,9 +25,9 @@ def halves(data: Bytes) -> NDArray[np.float16]:
 
 def join_nibbles(low: Bytes, high: Bytes) -> Bytes:
     """Bytes whose low nibble is the low nibble of ``low`` and whose high nibble is the low nibble of ``high``."""
-    return (low & 0x0F) | (high << 4)
+    return (low & _LOW) | (high << _FOUR)
 
 
 def split_nibbles(data: Bytes) -> tuple[Bytes, Bytes]:
     """The low and the high nibbles of bytes."""
-    return data & 0x0F, data >> 4
+    return data & _LOW, data >> _FOUR

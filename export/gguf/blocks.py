@@ -21,6 +21,7 @@ from edgepress.export.gguf import k_blocks
 from edgepress.export.gguf.bits import Bytes, half_bytes, halves, join_nibbles, split_nibbles
 
 _NIBBLES = 16  # bytes that 32 four-bit values take
+_SIGN = np.uint8(0x80)
 
 
 def pack(tensor: QuantizedTensor) -> Bytes:
@@ -62,7 +63,7 @@ def unpack(format: str, data: Bytes, columns: int) -> QuantizedTensor:
 def _pack_codes(codes: Bytes, bits: int) -> list[Bytes]:
     """(rows, blocks, 32) → the integer parts of the block, each (rows, blocks, bytes)."""
     if bits == 8:
-        return [codes ^ 0x80]  # code = int8 + 128, which flips the sign bit
+        return [codes ^ _SIGN]  # code = int8 + 128, which flips the sign bit
     nibbles = join_nibbles(codes[..., :16], codes[..., 16:])
     if bits == 4:
         return [nibbles]
@@ -72,7 +73,7 @@ def _pack_codes(codes: Bytes, bits: int) -> list[Bytes]:
 def _unpack_codes(parts: Bytes, spec: Format) -> Bytes:
     """The integer bytes of the blocks → codes, (rows, blocks, 32)."""
     if spec.bits == 8:
-        return parts ^ 0x80
+        return parts ^ _SIGN
     codes = np.concatenate(split_nibbles(parts[..., -_NIBBLES:]), axis=-1)
     if spec.bits == 5:
         codes |= np.unpackbits(parts[..., :4], axis=-1, bitorder="little") << 4

@@ -4,9 +4,10 @@
     q5_K    D, M, 12 bytes, 32 bytes of fifth bits, 128 bytes of low nibbles              176 bytes
     q6_K    128 bytes of low nibbles, 64 bytes of high bit pairs, 16 × int8 scales, D     210 bytes
 
-Codes of q4_K and q5_K: each 64 values make 32 bytes, the first 32 values in the low nibbles; the fifth bit of value l of
-sub-block k is bit k of byte l. Codes of q6_K: each 128 values are four quarters; quarters 0 and 1 fill the low nibbles of
-64 bytes, quarters 2 and 3 the high ones, and bits 2i, 2i + 1 of byte l hold the upper two bits of value l of quarter i.
+Codes of q4_K and q5_K: each 64 values make 32 bytes, the first 32 values in the low nibbles; the fifth bit of value l
+of sub-block k is bit k of byte l. Codes of q6_K: each 128 values are four quarters; quarters 0 and 1 fill the low
+nibbles of 64 bytes, quarters 2 and 3 the high ones, and bits 2i, 2i + 1 of byte l hold the upper two bits of value l of
+quarter i.
 
 The eight 6-bit scales s and minima t share 12 bytes:
 

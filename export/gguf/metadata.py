@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from edgepress.artifact.families import FAMILIES, is_matrix
+from edgepress.artifact.families import is_matrix
 from edgepress.artifact.plan import ModelPlan
-from edgepress.artifact.spec import ModelSpec, RopeSpec
+from edgepress.artifact.spec import ModelSpec
 
 # Format → the file type that llama.cpp prints, by its number (enum llama_ftype); K types by their plain "S" mixes.
 _FILE_TYPES = {
@@ -36,21 +36,14 @@ def add_metadata(writer: Any, plan: ModelPlan) -> None:
     spec = plan.spec
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(plan.name)
-    writer.add_size_label(_size_label(plan.parameters))
+    writer.add_size_label(gguf.size_label(plan.parameters, plan.parameters, 0, 0))
     _add_shape(writer, spec)
-    _add_rope(writer, spec.rope)
-    if spec.rope_local is not None:
-        writer.add_float32(f"{writer.arch}.rope.freq_base_swa", spec.rope_local.theta)
+    _add_rope(writer, spec)
     window = next((layer.window for layer in spec.layers if layer.window), None)
     if window is not None:
         writer.add_sliding_window(window)
     writer.add_file_type(_file_type(plan))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-
-
-def architecture(spec: ModelSpec) -> str:
-    """llama.cpp's name for the model's architecture."""
-    return FAMILIES[spec.family].gguf
 
 
 def _add_shape(writer: Any, spec: ModelSpec) -> None:
@@ -67,14 +60,17 @@ def _add_shape(writer: Any, spec: ModelSpec) -> None:
     writer.add_vocab_size(spec.vocab)
 
 
-def _add_rope(writer: Any, rope: RopeSpec) -> None:
+def _add_rope(writer: Any, spec: ModelSpec) -> None:
     # llama3 scaling travels as the tensor rope_freqs.weight, not as metadata.
     import gguf
 
-    writer.add_rope_freq_base(rope.theta)
-    if rope.scaling == "linear":
+    writer.add_rope_dimension_count(spec.head_dim)
+    writer.add_rope_freq_base(spec.rope.theta)
+    if spec.rope_local is not None:
+        writer.add_rope_freq_base_swa(spec.rope_local.theta)
+    if spec.rope.scaling == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope.factor)
+        writer.add_rope_scaling_factor(spec.rope.factor)
 
 
 def _file_type(plan: ModelPlan) -> int:
@@ -84,12 +80,3 @@ def _file_type(plan: ModelPlan) -> int:
         if is_matrix(tensor.name):
             values[tensor.format] += tensor.values
     return _FILE_TYPES[max(values, key=lambda name: (values[name], name))]
-
-
-def _size_label(parameters: int) -> str:
-    """A person's word for the size: 135M, 1.2B."""
-    for unit, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if parameters >= unit:
-            scaled = parameters / unit
-            return f"{scaled:.0f}{suffix}" if scaled >= 10 else f"{scaled:.1f}{suffix}"
-    return str(parameters)

@@ -92,7 +92,7 @@ def _check_numbers(spec: ModelSpec, family: Family, graph: Graph) -> None:
 
 def _assumed_scale(spec: ModelSpec, graph: Graph) -> float:
     size = spec.hidden // spec.layers[0].heads if spec.depth == graph.mean_head_depth else spec.head_dim
-    return float(size) ** -0.5
+    return 1.0 / math.sqrt(size)
 
 
 def _check_windows(spec: ModelSpec, family: Family) -> None:

@@ -56,7 +56,9 @@ def _compare(path: Path, stored: GgufTensor, tensor: FileTensor, checkpoint: Che
 
 def _unpacked(data: NDArray[np.uint8], tensor: FileTensor) -> dict[str, NDArray[Any]]:
     if get_format(tensor.format).kind == "float":
-        return {"values": data.view("<f2" if tensor.format == "f16" else "<f4").reshape(tensor.shape).astype(np.float32)}
+        return {
+            "values": data.view("<f2" if tensor.format == "f16" else "<f4").reshape(tensor.shape).astype(np.float32)
+        }
     rows, columns = tensor.shape
     return unpack(tensor.format, data.reshape(rows, -1), columns).parts()
 

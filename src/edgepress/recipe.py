@@ -7,6 +7,7 @@
     evaluate: {files: [], tokens: 8192, context: 512}
     bench: {prompt: 512, generate: 128, depth: [0], repetitions: 5}
     samples: {prompts: ["…"], tokens: 64}
+    baseline: true
 
 A misspelt field or an unknown step is an error that names its place and what exists.
 """
@@ -66,7 +67,9 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole recipe. ``evaluate``, ``bench`` and ``samples`` may be null to skip them."""
+    """The whole recipe. ``evaluate``, ``bench`` and ``samples`` may be null to skip them; with ``baseline`` the student
+    itself is measured too, as a half-precision GGUF file.
+    """
 
     calibration: Calibration = Calibration()
     compress: tuple[CompressStep, ...] = ()
@@ -74,6 +77,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     evaluate: Evaluate | None = Evaluate()
     bench: Bench | None = Bench()
     samples: Samples | None = Samples()
+    baseline: bool = True
 
     @property
     def quantize(self) -> QuantizeStep:

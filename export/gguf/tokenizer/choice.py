@@ -1,4 +1,4 @@
-"""The name for ``tokenizer.ggml.pre`` of a tokenizer whose structure is not in the table: the first that behaves alike."""
+"""``tokenizer.ggml.pre`` of any tokenizer: from the table by structure, otherwise the first name that behaves alike."""
 
 from __future__ import annotations
 

@@ -20,25 +20,26 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 _EDGE = r"[^\r\n\p{L}\p{N}]?"
 _SLASHED_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+_DIGIT = r"\p{N}"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_TAIL}"
 _QWEN2 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_TAIL}"
 _TEKKEN = rf"{_EDGE}{_UPPER}*{_LOWER}+|{_EDGE}{_UPPER}+{_LOWER}*|\p{{N}}|{_SLASHED_TAIL}"
 _GPT4O = (
-    rf"{_EDGE}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_EDGE}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_SLASHED_TAIL}"
+    rf"{_EDGE}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_EDGE}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    rf"|\p{{N}}{{1,3}}|{_SLASHED_TAIL}"
 )
 
-Step = tuple[str, ...]
-
-# The steps of ``pre_tokenizer``, last the one that maps bytes (with GPT-2's own pattern or without), and whether a
-# piece that is itself a token skips the merges → llama.cpp's name.
-_KNOWN: dict[tuple[tuple[Step, ...], bool], str] = {
-    ((("bytes", "pattern"),), False): "gpt-2",
-    ((("digits", "single"), ("bytes", "pattern")), False): "smollm",
-    ((("split", _LLAMA3), ("bytes",)), True): "llama-bpe",
-    ((("split", _LLAMA3), ("bytes",)), False): "smaug-bpe",  # llama-bpe's pattern, merges not skipped
-    ((("split", _QWEN2), ("bytes",)), False): "qwen2",
-    ((("split", _TEKKEN), ("bytes",)), True): "tekken",
-    ((("split", _GPT4O), ("bytes",)), True): "gpt-4o",
+# The patterns, each cutting the pieces that the one before it left, and whether a piece that is itself a token skips
+# the merges → llama.cpp's name.
+_KNOWN: dict[tuple[tuple[str, ...], bool], str] = {
+    ((_GPT2,), False): "gpt-2",
+    ((_DIGIT, _GPT2), False): "smollm",
+    ((_LLAMA3,), True): "llama-bpe",
+    ((_LLAMA3,), False): "smaug-bpe",  # llama-bpe's pattern, merges not skipped
+    ((_QWEN2,), False): "qwen2",
+    ((_TEKKEN,), True): "tekken",
+    ((_GPT4O,), False): "gpt-4o",
 }
 
 # Tried in this order for an unknown structure: the common ones first, each pattern once.
@@ -73,30 +74,25 @@ CANDIDATES = (
 
 def known_pre_tokenizer(files: TokenizerFiles) -> str | None:
     """llama.cpp's name for the tokenizer's structure; None when the table does not have it."""
-    steps = _steps(files.tokenizer.get("pre_tokenizer"))
-    if steps is None:
+    patterns = _patterns(files.tokenizer.get("pre_tokenizer"))
+    if patterns is None:
         return None
-    return _KNOWN.get((steps, bool(files.model.get("ignore_merges"))))
+    return _KNOWN.get((patterns, bool(files.model.get("ignore_merges"))))
 
 
-def _steps(part: dict[str, Any] | None) -> tuple[Step, ...] | None:
-    """The steps in the table's terms; None when one of them has no such terms."""
-    if part is None:
+def _patterns(part: dict[str, Any] | None) -> tuple[str, ...] | None:
+    """The patterns that a pre-tokenizer cuts by, in order; None when a step of it cuts in another way."""
+    kind = None if part is None else part.get("type")
+    if part is None or kind is None:
         return None
-    if part.get("type") == "Sequence":
-        inner = [_steps(step) for step in part.get("pretokenizers") or []]
-        return None if None in inner else tuple(step for steps in inner for step in steps or ())
-    step = _step(part)
-    return None if step is None else (step,)
-
-
-def _step(part: dict[str, Any]) -> Step | None:
-    kind = part.get("type")
+    if kind == "Sequence":
+        inner = [_patterns(step) for step in part.get("pretokenizers") or []]
+        return None if None in inner else tuple(pattern for patterns in inner for pattern in patterns or ())
     if kind == "ByteLevel" and not part.get("add_prefix_space"):
-        return ("bytes", "pattern") if part.get("use_regex", True) else ("bytes",)
+        return (_GPT2,) if part.get("use_regex", True) else ()
     if kind == "Digits" and part.get("individual_digits"):
-        return ("digits", "single")
-    pattern = part.get("pattern") or {}
-    if kind == "Split" and part.get("behavior") == "Isolated" and not part.get("invert") and "Regex" in pattern:
-        return ("split", pattern["Regex"])
+        return (_DIGIT,)
+    expression = (part.get("pattern") or {}).get("Regex")
+    if kind == "Split" and part.get("behavior") == "Isolated" and not part.get("invert") and expression:
+        return (expression,)
     return None

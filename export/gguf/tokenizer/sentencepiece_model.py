@@ -52,7 +52,9 @@ def _piece(data: bytes | int) -> Piece:
     if not isinstance(text, bytes) or not isinstance(score, bytes):
         raise ValueError("a piece has fields of the wrong type")
     kind = fields.get(3, 1)
-    return Piece(text=text.decode("utf-8"), score=struct.unpack("<f", score)[0], kind=kind if isinstance(kind, int) else 1)
+    return Piece(
+        text=text.decode("utf-8"), score=struct.unpack("<f", score)[0], kind=kind if isinstance(kind, int) else 1
+    )
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:

@@ -34,8 +34,9 @@ class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True):
 def read_special_tokens(files: TokenizerFiles, config: dict[str, Any], size: int) -> SpecialTokens:
     """Find the special tokens.
 
-    ``size`` is the number of ids the model has. The names in ``tokenizer_config.json`` come first, the ids in ``config.json`` fill the gaps. What is put around a
-    text is what ``tokenizer.json`` does with one, unless ``add_bos_token`` or ``add_eos_token`` say otherwise.
+    ``size`` is the number of ids the model has. The names in ``tokenizer_config.json`` come first, the ids in
+    ``config.json`` fill the gaps. What is put around a text is what ``tokenizer.json`` does with one, unless
+    ``add_bos_token`` or ``add_eos_token`` say otherwise.
 
     Raises:
         InputError: the tokenizer puts more than one token on a side, which GGUF has no place for.

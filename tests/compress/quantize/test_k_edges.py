@@ -162,7 +162,7 @@ def test_temporary_memory_does_not_grow_with_the_matrix(format: str, search: boo
 
 
 @each_format
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     weight=arrays(
         np.float32,

@@ -12,18 +12,37 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgepress.artifact.cache import cache_dir
+from edgepress.compress.student.built_in import BUILT_INS
+
 WriteGguf = Callable[..., Path]
 
 GGUF_ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3"}
 
 
+@pytest.fixture(scope="session")
+def users_cache() -> Path:
+    """The cache outside the tests."""
+    return cache_dir()
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(users_cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the user's cache and the network out of it."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("EDGEPRESS_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return cache
+
+
+@pytest.fixture
+def built_in_file(users_cache: Path) -> Path:
+    """The built-in student's file, where an earlier command has left it."""
+    model = BUILT_INS["smollm2-135m-instruct"]
+    found = list(users_cache.glob(f"students/*/{Path(model.member).name}"))
+    if not found:
+        pytest.skip("the built-in student is not in the cache; `edgepress show smollm2-135m-instruct` fetches it")
+    return found[0]
 
 
 @pytest.fixture

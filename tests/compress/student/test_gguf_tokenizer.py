@@ -100,6 +100,20 @@ def _sentence_piece() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
+def test_the_built_in_students_tokens_are_llama_cpps(built_in_file: Path) -> None:
+    _check_against_llama_cpp(built_in_file, add_bos=False)
+
+
+@pytest.mark.slow
+def test_the_built_in_student_reads_whole(built_in_file: Path) -> None:
+    student = GgufFile(built_in_file)
+    assert (student.spec.depth, student.spec.hidden, student.spec.vocab, student.spec.tied) == (30, 576, 49152, True)
+    assert student.parameters == 134_515_008
+    assert "Q4_1: 210 tensors" in student.notes[0]
+    assert all(student.read(name).std() > 0 for name in student.names)
+
+
 def test_special_tokens_and_the_chat_template_come_along(llama_dir: Path, tmp_path: Path, write_gguf: Any) -> None:
     from transformers import AutoTokenizer
 

@@ -217,7 +217,7 @@ MIXTRAL = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
         (_rename_weights("consolidated.00.pth"), r"consolidated\.00\.pth is a pickle"),
         (_rename_weights("weights.safetensors"), r"weights\.safetensors is here, but neither model\.safetensors"),
         (lambda d: (d / WEIGHTS).unlink(), r"no weights here; wanted model\.safetensors or"),
-        (_with_index({NORM: "gone.safetensors"}), r"shard 'gone\.safetensors' is missing, which model\.safetensors\.index\.json"),
+        (_with_index({NORM: "gone.safetensors"}), r"shard 'gone\.safetensors' is missing, which model\.safetensors"),
         (_with_index({NORM: "../a.safetensors"}), r"'\.\./a\.safetensors' is not a plain file name"),
         (_with_index([1]), "wanted weight_map"),
         (_with_index({"x": "a.safetensors"}), r"'x' is not in a\.safetensors"),

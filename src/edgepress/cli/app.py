@@ -1,0 +1,48 @@
+"""The application object and what all commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+import edgepress
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Distilled language models, compressed, exported and measured for small devices.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="llama.cpp, onnxruntime or torch; default: the first that is there.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: the physical cores.")]
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(edgepress.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Distilled language models, compressed, exported and measured for small devices."""
+
+
+# The commands register themselves on import.
+from edgepress.cli import look, make, measure, talk  # noqa: E402, F401

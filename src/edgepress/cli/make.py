@@ -1,0 +1,90 @@
+"""Commands that make files: run, compress, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgepress.cli.app import Json, app, print_json
+from edgepress.cli.tables import print_plan, print_results
+from edgepress.errors import InputError
+from edgepress.recipe import TARGETS, ExportTarget, load_recipe
+
+StudentName = Annotated[
+    str, typer.Argument(metavar="STUDENT", help="Hugging Face directory, .gguf file, hub id or built-in name.")
+]
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A shipped recipe's name or a YAML file.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output directory.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with exact file sizes; write nothing.")]
+
+
+@app.command()
+def run(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = False, json: Json = False) -> None:
+    """Everything: compress a student, export it, measure the files, write the report."""
+    from edgepress.compress.student.open import open_student
+    from edgepress.pipeline.plan import make_plan
+    from edgepress.pipeline.whole import run_whole
+
+    chosen = load_recipe(recipe)
+    opened = open_student(student)
+    if dry_run:
+        print_plan(opened, make_plan(opened, chosen, chosen.export), json=json)
+        return
+    results = run_whole(opened, chosen, out)
+    if json:
+        print_json(results)
+    else:
+        print_results(results)
+
+
+@app.command()
+def compress(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = False, json: Json = False) -> None:
+    """The post-training compression step alone: a student into OUT/checkpoint."""
+    from edgepress.compress.student.open import open_student
+    from edgepress.pipeline import run as pipeline
+    from edgepress.pipeline.plan import make_plan
+
+    chosen = load_recipe(recipe)
+    opened = open_student(student)
+    if dry_run:
+        print_plan(opened, make_plan(opened, chosen, ()), json=json)
+        return
+    plan = pipeline.compress(opened, chosen, out)
+    if json:
+        print_json({"checkpoint": str(out / "checkpoint"), "peak_memory_bytes_planned": plan.peak_memory_bytes})
+    else:
+        print(f"checkpoint: {out / 'checkpoint'}")
+
+
+@app.command()
+def export(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Output of compress or run.")],
+    to: Annotated[list[str], typer.Option("--to", help="gguf or onnx; may be given more than once.")],
+    out: Out,
+    json: Json = False,
+) -> None:
+    """Export a checkpoint to OUT/gguf or OUT/onnx, through the parity gate."""
+    from edgepress.artifact.files import tree_bytes
+    from edgepress.pipeline import run as pipeline
+
+    targets = tuple(_target(name) for name in to)
+    pipeline.export(artifact, targets, out)
+    written = {
+        file.relative_to(out).as_posix(): tree_bytes(file)
+        for target in targets
+        for file in sorted((out / target).iterdir())
+    }
+    if json:
+        print_json({"out": str(out), "files": written})
+        return
+    for name, size in written.items():
+        print(f"{out / name}  {size} bytes")
+
+
+def _target(name: str) -> ExportTarget:
+    for target in TARGETS:
+        if name == target:
+            return target
+    raise InputError(f"--to {name!r}: unknown target; known targets: {', '.join(TARGETS)}")

@@ -1,0 +1,216 @@
+"""Measurements of exported files, in their own engines: quality, latency, and what they answer.
+
+Each leaves a JSON file in ``measurements/`` named by what was measured; it is reused while the file measured and the
+question asked stay the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from edgepress.artifact.cache import cache_dir
+from edgepress.artifact.files import sha256_file, write_atomically
+from edgepress.artifact.weights import WeightSource
+from edgepress.benchmarks.latency import run_bench
+from edgepress.benchmarks.quality import measure_quality
+from edgepress.benchmarks.records import BenchRecord, QualityRecord, Scenario
+from edgepress.benchmarks.reference_cache import ReferenceLogits
+from edgepress.benchmarks.windows import Tokens, cut_windows
+from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.calibrate.tokens import calibration_windows, read_text
+from edgepress.compress.student.student import Student
+from edgepress.errors import InputError
+from edgepress.pipeline.stages import stage_key
+from edgepress.recipe import Bench, Evaluate, Samples
+from edgepress.runtime.locate import ModelFile, open_session
+from edgepress.runtime.session import Session
+from edgepress.runtime.text import TextCodec
+
+Record = TypeVar("Record")
+# The student's own evaluation text is sampled from a seed that no calibration uses.
+_EVALUATION_SEED = 1_000_003
+
+
+class EvaluationText(msgspec.Struct, frozen=True, kw_only=True):
+    """Windows to score, int64 (windows, context), and the identity of the text behind them."""
+
+    windows: Tokens
+    text_sha256: str | None
+
+
+def text_windows(source: WeightSource, files: tuple[Path, ...], tokens: int, context: int) -> EvaluationText:
+    """Windows from text files; where the tokenizer puts a BOS before a text, every window starts with it.
+
+    Raises:
+        InputError: a file that cannot be read, too little text, or a context beyond the model's.
+    """
+    check_context(source, context)
+    codec = TextCodec(source.tokenizer_dir)
+    texts = [read_text(path) for path in files]
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    ids = [token for text in texts for token in codec.encode(text, special=False)]
+    if codec.bos is None:
+        return EvaluationText(windows=cut_windows(ids, context, tokens), text_sha256=digest)
+    windows = cut_windows(ids, context - 1, tokens)
+    start = np.full((len(windows), 1), codec.bos, windows.dtype)
+    return EvaluationText(windows=np.concatenate([start, windows], axis=1), text_sha256=digest)
+
+
+def own_windows(student: Student, tokens: int, context: int) -> EvaluationText:
+    """Windows that the student writes itself, for recipes that name no evaluation text."""
+    context = min(context, student.spec.context)
+    calibration = Calibration(samples=max(1, tokens // context), length=context, seed=_EVALUATION_SEED)
+    return EvaluationText(windows=calibration_windows(student, calibration).astype(np.int64), text_sha256=None)
+
+
+def check_context(source: WeightSource, context: int) -> None:
+    """Refuse a window longer than the model's context.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    if context > source.spec.context:
+        raise InputError(f"context {context} exceeds the student's {source.spec.context} tokens")
+
+
+def reference_logits(student: Student, windows: Tokens) -> ReferenceLogits:
+    """The student's own logits, cached on disk."""
+
+    def open_reference() -> Session:
+        from edgepress.runtime.torch_reference import TorchSession
+
+        return TorchSession(student, context=windows.shape[1])
+
+    return ReferenceLogits(cache_dir(), student.digest(), windows, open_reference)
+
+
+def evaluate_model(model: ModelFile, student: Student, text: EvaluationText) -> QualityRecord:
+    """Quality of a model file against its student.
+
+    Raises:
+        InputError: the file's vocabulary is not the student's.
+    """
+    reference = reference_logits(student, text.windows)
+    reference.fill()
+    with open_session(model, context=text.windows.shape[1]) as session:
+        return measure_quality(
+            session,
+            reference,
+            text.windows,
+            file_bytes=model.file_bytes,
+            parameters=student.parameters,
+            text_sha256=text.text_sha256,
+        )
+
+
+def measure_run(
+    student: Student,
+    models: dict[str, ModelFile],
+    out: Path,
+    *,
+    evaluate: Evaluate | None,
+    bench: Bench | None,
+    samples: Samples | None,
+) -> None:
+    """All measurements of a run, written to ``out/measurements``; ``models`` maps labels to files."""
+    folder = out / "measurements"
+    identity = {label: model_identity(model) for label, model in models.items()}
+    if evaluate is not None:
+        text = _recipe_text(student, evaluate)
+        for label, model in models.items():
+            key = stage_key("quality", identity[label], student.digest(), evaluate, text.text_sha256)
+            measured = partial(evaluate_model, model, student, text)
+            remember(folder / f"quality-{label}.json", key, QualityRecord, measured)
+    if bench is not None:
+        for label, model in models.items():
+            scenario = bench_scenario(bench, student.spec.context)
+            key = stage_key("latency", identity[label], scenario)
+            timed = partial(run_bench, model, scenario, parameters=student.parameters)
+            remember(folder / f"latency-{label}.json", key, BenchRecord, timed)
+    if samples is not None:
+        key = stage_key("samples", identity, student.digest(), samples)
+        remember(folder / "samples.json", key, dict, lambda: _answers(student, models, samples))
+
+
+def bench_scenario(bench: Bench, context: int) -> Scenario:
+    """A recipe's bench section as a scenario; shortened to the context of very short models, which the record shows."""
+    spare = max(2, context - max(bench.depth))
+    generate = min(bench.generate, max(1, spare // 2))
+    return Scenario(
+        prompt=min(bench.prompt, max(1, spare - generate)),
+        generate=generate,
+        depths=bench.depth,
+        repetitions=bench.repetitions,
+        threads=bench.threads,
+    )
+
+
+def model_identity(model: ModelFile) -> str:
+    """Digest of a model's own files."""
+    files = [model.path] if model.path.is_file() else sorted(path for path in model.path.iterdir() if path.is_file())
+    return hashlib.sha256("\n".join(f"{file.name} {sha256_file(file)}" for file in files).encode()).hexdigest()
+
+
+def remember(path: Path, key: str, kind: type[Record], measure: Callable[[], Record]) -> Record:
+    """A measurement from its file while its key is the same, else measured and written."""
+    keys = path.with_name(f".{path.stem}.key")
+    if path.is_file() and keys.is_file() and keys.read_text() == key:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except msgspec.DecodeError:
+            pass
+    keys.unlink(missing_ok=True)
+    record = measure()
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    write_atomically(keys, key)
+    return record
+
+
+def answer(session: Session, prompt: list[int], tokens: int, stop_ids: frozenset[int]) -> list[int]:
+    """Greedy continuation of a prompt, at most ``tokens`` ids, ending before a stop id or at the end of the context."""
+    session.reset()
+    logits = session.prefill(prompt, logits="last")[0]
+    written: list[int] = []
+    while len(written) < tokens:
+        best = int(logits.argmax())
+        if best in stop_ids:
+            break
+        written.append(best)
+        if session.position >= session.context_limit:
+            break
+        logits = session.decode(best)
+    return written
+
+
+def _recipe_text(student: Student, evaluate: Evaluate) -> EvaluationText:
+    context = min(evaluate.context, student.spec.context)
+    if evaluate.files:
+        return text_windows(student, tuple(Path(name) for name in evaluate.files), evaluate.tokens, context)
+    return own_windows(student, evaluate.tokens, context)
+
+
+def _answers(student: Student, models: dict[str, ModelFile], samples: Samples) -> dict[str, object]:
+    from edgepress.runtime.torch_reference import TorchSession
+
+    codec = TextCodec(student.tokenizer_dir)
+    prompts = [codec.chat([{"role": "user", "content": prompt}]) for prompt in samples.prompts]
+    context = min(student.spec.context, max(len(ids) for ids in prompts) + samples.tokens)
+    prompts = [ids[: context - 1] for ids in prompts]
+    answers: list[dict[str, str]] = [{} for _ in prompts]
+    openers: dict[str, Callable[[], Session]] = {"student": lambda: TorchSession(student, context=context)}
+    openers |= {label: partial(open_session, model, context=context) for label, model in models.items()}
+    for label, opener in openers.items():
+        with opener() as session:
+            for place, ids in enumerate(prompts):
+                answers[place][label] = codec.decode(answer(session, ids, samples.tokens, codec.stop_ids))
+    listed = [{"prompt": text, "answers": found} for text, found in zip(samples.prompts, answers, strict=True)]
+    return json.loads(json.dumps({"tokens": samples.tokens, "samples": listed}))
+

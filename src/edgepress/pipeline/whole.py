@@ -1,0 +1,77 @@
+"""``edgepress run``: compress, export, baseline, measurements, report."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.compress.quantize.assign import assign_formats
+from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.quantize.layers import quantize_model
+from edgepress.compress.student.student import Student
+from edgepress.pipeline.measure import measure_run
+from edgepress.pipeline.run import compress
+from edgepress.pipeline.stages import Output, stage_key
+from edgepress.recipe import Recipe
+from edgepress.runtime.locate import ModelFile, choose_model
+
+_ENGINES = {"gguf": "llama.cpp", "onnx": "onnxruntime"}
+BASELINE = QuantizeStep(solver="nearest", format="f16")
+
+
+def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Run a recipe from end to end; return the figures by model and the report's path.
+
+    Raises:
+        InputError, ParityError: as :func:`~edgepress.pipeline.run.compress`.
+    """
+    from edgepress.benchmarks.report.page import write_report
+
+    compress(student, recipe, out, recipe.export)
+    output = Output(out)
+    with output.claim():
+        models = {target: choose_model(out / target, _ENGINES[target]) for target in recipe.export}
+        measured = recipe.evaluate is not None or recipe.bench is not None
+        if recipe.baseline and "gguf" in recipe.export and measured:
+            models["baseline"] = baseline_model(student, output)
+        measure_run(
+            student, models, out, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples
+        )
+        report = write_report(out)
+    return {"out": str(out), "report": str(report), "models": {label: _row(out, label, models[label]) for label in models}}
+
+
+def baseline_model(student: Student, output: Output) -> ModelFile:
+    """The student itself as a half-precision GGUF file: what the compressed files are compared with."""
+    from edgepress.export.gguf.writer import export_gguf
+
+    def make(directory: Path) -> None:
+        working = directory / "checkpoint"
+        working.mkdir()
+        quantize_model(student, BASELINE, assign_formats(student, BASELINE), None, working, name=student.name)
+        export_gguf(Checkpoint(working), directory / "model.gguf")
+        shutil.rmtree(working)
+
+    directory = output.run("baseline", stage_key("baseline", 1, student.digest(), student.name), make)
+    return ModelFile(engine="llama.cpp", path=directory / "model.gguf")
+
+
+def _row(out: Path, label: str, model: ModelFile) -> dict[str, Any]:
+    row: dict[str, Any] = {"path": str(model.path), "file_bytes": model.file_bytes, "file_mb": model.file_bytes / 1e6}
+    quality = _load(out / "measurements" / f"quality-{label}.json")
+    if quality:
+        row |= {key: quality[key] for key in ("kld_mean", "kld_se", "ppl", "ppl_reference", "bits_per_weight")}
+        row["top1_percent"] = 100 * quality["top1_agreement"]
+    latency = _load(out / "measurements" / f"latency-{label}.json")
+    if latency:
+        row |= {key: latency[key] for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_ms")}
+        row["peak_rss_mb"] = latency["peak_rss_bytes"] / 1e6
+    return row
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    return msgspec.json.decode(path.read_bytes()) if path.is_file() else None
