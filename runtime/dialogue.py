@@ -75,7 +75,8 @@ class Dialogue:
             self.session.reset()
             known = 0
         self._cached = list(prompt)
-        return self.session.prefill(prompt[known:], logits="last")[0]
+        following: Logits = self.session.prefill(prompt[known:], logits="last")[0]
+        return following
 
 
 @contextmanager

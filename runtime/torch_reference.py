@@ -57,7 +57,8 @@ class TorchSession(ClosingSession):
 
     def decode(self, token: int) -> Logits:
         """See :class:`~edgepress.runtime.session.Session`."""
-        return self.prefill([token], logits="last")[0]
+        following: Logits = self.prefill([token], logits="last")[0]
+        return following
 
     def reset(self) -> None:
         """Empty the cache."""

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from edgepress.artifact.cache import cached
 from numpy.typing import NDArray
 
+from edgepress.artifact.cache import cached
 from edgepress.artifact.files import sha256_file
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.config import Calibration

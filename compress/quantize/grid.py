@@ -79,7 +79,8 @@ def assemble(
 def signed_extreme(blocks: Floats) -> Floats:
     """The value of largest magnitude of each block, with its sign, (blocks,)."""
     place = np.abs(blocks).argmax(axis=1)
-    return blocks[np.arange(len(blocks)), place]
+    extreme: Floats = blocks[np.arange(len(blocks)), place]
+    return extreme
 
 
 def reciprocal(value: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """The quantize step: walk the model layer by layer, quantize each matrix, write a checkpoint shard per layer.
 
-With ``scale_search`` each matrix is weighted by the mean square of its inputs on the calibration windows, taken from the
-unquantized model. A tied embedding is weighted as the head, which is the use that the error of a logit comes from; an
-untied one only looks rows up, and all features of a row count alike.
+With ``scale_search`` each matrix is weighted by the mean square of its inputs on the calibration windows, taken from
+the unquantized model. A tied embedding is weighted as the head, which is the use that the error of a logit comes from;
+an untied one only looks rows up, and all features of a row count alike.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _TOKENIZER_FILES = (
 class TensorError(msgspec.Struct, frozen=True, kw_only=True):
     """What quantization did to one tensor.
 
-    ``relative_error`` is ‖W - Ŵ‖² / ‖W‖² with every column weighted by its input's mean square, so that it estimates the
-    relative squared error of the layer's output; unweighted where ``weighted`` is false.
+    ``relative_error`` is ‖W - Ŵ‖² / ‖W‖² with every column weighted by its input's mean square, so that it estimates
+    the relative squared error of the layer's output; unweighted where ``weighted`` is false.
     """
 
     name: str

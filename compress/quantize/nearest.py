@@ -38,14 +38,14 @@ def quantize_nearest(weight: Floats, format: str) -> QuantizedTensor:
     blocks = to_blocks(weight, spec)
     if spec.has_min:
         codes, scale, minimum = _affine(blocks, spec)
-        return assemble(spec, weight.shape, codes, scale, minimum)  # type: ignore[arg-type]
+        return assemble(spec, weight.shape, codes, scale, minimum)
     if spec.bits == 8:
         codes, scale = _eight_bit(blocks)
     elif spec.levels[0] == -(2 ** (spec.bits - 1)):
         codes, scale = _symmetric(blocks, spec)
     else:
         codes, scale = _codebook(blocks, spec)
-    return assemble(spec, weight.shape, codes, scale, None)  # type: ignore[arg-type]
+    return assemble(spec, weight.shape, codes, scale, None)
 
 
 def _symmetric(blocks: Floats, spec: Format) -> tuple[NDArray[np.uint8], Floats]:

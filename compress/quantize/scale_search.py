@@ -51,18 +51,19 @@ def quantize_scale_search(weight: Floats, format: str, importance: Floats | None
         fit = _search_affine if spec.has_min else _search_symmetric
         begin = fit(blocks[part], emphasis[part], spec)
         codes[part], scale[part], minimum[part] = _refine(blocks[part], emphasis[part], spec, *begin)
-    return assemble(spec, weight.shape, codes, scale, minimum if spec.has_min else None)  # type: ignore[arg-type]
+    return assemble(spec, weight.shape, codes, scale, minimum if spec.has_min else None)
 
 
 def _emphasis(weight: Floats, importance: Floats | None) -> Floats:
     """h of the module docstring, (rows, columns)."""
     squared = weight * weight
-    root = np.sqrt(squared.mean(axis=1, keepdims=True) + squared)
+    root: Floats = np.sqrt(squared.mean(axis=1, keepdims=True) + squared)
     if importance is None:
         return root
     # A feature that never fired still deserves sensible codes: it may fire outside the calibration text.
     floor = np.float32(1e-6) * importance.mean() + np.float32(np.finfo(np.float32).tiny)
-    return root * np.maximum(importance, floor)
+    root *= np.maximum(importance, floor)
+    return root
 
 
 def _search_symmetric(blocks: Floats, emphasis: Floats, spec: Format) -> tuple[Floats, Floats]:
@@ -168,4 +169,5 @@ def _error(blocks: Floats, emphasis: Floats, level: Floats, scale: Floats, minim
     difference = level * scale[:, None]
     difference += minimum[:, None]
     difference -= blocks
-    return np.einsum("ij,ij,ij->i", emphasis, difference, difference)
+    error: Floats = np.einsum("ij,ij,ij->i", emphasis, difference, difference)
+    return error

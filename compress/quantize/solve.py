@@ -10,13 +10,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from edgepress.compress.quantize.k_symmetric import quantize_k_symmetric
 
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.quantized import QuantizedTensor, concatenate_rows
 from edgepress.compress.quantize.config import Solver
 from edgepress.compress.quantize.grid import Floats
 from edgepress.compress.quantize.k_affine import quantize_k_affine
+from edgepress.compress.quantize.k_symmetric import quantize_k_symmetric
 from edgepress.compress.quantize.nearest import quantize_nearest
 from edgepress.compress.quantize.scale_search import quantize_scale_search
 from edgepress.errors import InputError

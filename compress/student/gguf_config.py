@@ -89,24 +89,15 @@ def hf_config(
         InputError: missing, absurd or unsupported metadata.
     """
     _refuse_unsupported(metadata)
-    heads = metadata.count(".attention.head_count")
-    hidden = metadata.count(".embedding_length")
-    head_dim = _head_dim(metadata, hidden // heads)
-    rope = _rope(metadata, head_dim, rope_divisors)
+    sizes = _sizes(metadata)
     config: dict[str, Any] = {
         "architectures": [family.architectures[0]],
         "model_type": family.model_types[0],
         "vocab_size": vocab,
-        "hidden_size": hidden,
-        "intermediate_size": metadata.count(".feed_forward_length"),
-        "num_hidden_layers": depth_of(metadata),
-        "num_attention_heads": heads,
-        "num_key_value_heads": metadata.count(".attention.head_count_kv", heads),
-        "head_dim": head_dim,
-        "max_position_embeddings": metadata.count(".context_length"),
+        **sizes,
         "rms_norm_eps": metadata.number(".attention.layer_norm_rms_epsilon", 1e-6),
         "tie_word_embeddings": tied,
-        "rope_parameters": rope,
+        "rope_parameters": _rope(metadata, sizes["head_dim"], rope_divisors),
         "dtype": "float32",
     }
     config |= {option: option in biases for option in dict.fromkeys(family.biases.values()) if option}
@@ -114,11 +105,25 @@ def hf_config(
     return config | _special_ids(metadata, vocab)
 
 
+def _sizes(metadata: GgufMetadata) -> dict[str, int]:
+    heads = metadata.count(".attention.head_count")
+    hidden = metadata.count(".embedding_length")
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": metadata.count(".feed_forward_length"),
+        "num_hidden_layers": depth_of(metadata),
+        "num_attention_heads": heads,
+        "num_key_value_heads": metadata.count(".attention.head_count_kv", heads),
+        "head_dim": _head_dim(metadata, hidden // heads),
+        "max_position_embeddings": metadata.count(".context_length"),
+    }
+
+
 def _refuse_unsupported(metadata: GgufMetadata) -> None:
     for key, harmless in _REFUSED.items():
         value = metadata.raw(key)
         if value is not None and (isinstance(value, np.ndarray | list) or value not in harmless):
-            raise metadata.fail(key, f"= {str(value)[:40]} is not supported")
+            raise metadata.fail(key, f"= {repr(value)[:40]} is not supported")
 
 
 def _head_dim(metadata: GgufMetadata, default: int) -> int:

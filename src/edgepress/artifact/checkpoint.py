@@ -121,7 +121,8 @@ class Checkpoint:
 
     def read(self, name: str) -> NDArray[np.float32]:
         """The values of a tensor as they ship, float32."""
-        return self._open(self._weight_map[name], [name])[0]
+        values: NDArray[np.float32] = self._open(self._weight_map[name], [name])[0]
+        return values
 
     def quantized(self, name: str) -> QuantizedTensor | None:
         """The integers and scales of a tensor; None when it ships as floats."""

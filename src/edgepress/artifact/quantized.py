@@ -102,4 +102,4 @@ def concatenate_rows(parts: list[QuantizedTensor]) -> QuantizedTensor:
     """Stack tensors of one format along the rows."""
     names = parts[0].parts()
     stacked = {name: np.concatenate([part.parts()[name] for part in parts]) for name in names}
-    return QuantizedTensor(format=parts[0].format, **stacked)  # type: ignore[arg-type]
+    return QuantizedTensor(format=parts[0].format, **stacked)

@@ -79,7 +79,10 @@ def print_bench(record: BenchRecord) -> None:
         ("time to first token", f"{record.ttft_ms:.1f} ms for {record.scenario.prompt} tokens"),
         ("prefill", f"{record.prefill_tokens_per_s:.1f} tokens/s"),
         ("decode", f"{record.decode_tokens_per_s:.1f} tokens/s{interval}"),
-        ("per token", f"p50 {record.token_ms_p50:.2f}, p90 {record.token_ms_p90:.2f}, p99 {record.token_ms_p99:.2f} ms"),
+        (
+            "per token",
+            f"p50 {record.token_ms_p50:.2f}, p90 {record.token_ms_p90:.2f}, p99 {record.token_ms_p99:.2f} ms",
+        ),
         ("peak RSS", f"{record.peak_rss_bytes / 1e6:.1f} MB"),
         ("file", f"{record.file_bytes} bytes"),
     ]

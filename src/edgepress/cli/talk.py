@@ -42,7 +42,7 @@ def generate(
     prompts: Annotated[Path, typer.Option("--prompts", help="Text file, one prompt per line.")],
     tokens: Tokens = 64,
     context: Context = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Continue the text itself, without the chat template.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the text, without the chat template.")] = False,
     engine: Engine = None,
     threads: Threads = None,
     json: Json = False,

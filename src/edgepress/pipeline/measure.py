@@ -7,7 +7,6 @@ question asked stay the same.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -137,7 +136,7 @@ def measure_run(
             remember(folder / f"latency-{label}.json", key, BenchRecord, timed)
     if samples is not None:
         key = stage_key("samples", identity, student.digest(), samples)
-        remember(folder / "samples.json", key, dict, lambda: _answers(student, models, samples))
+        remember(folder / "samples.json", key, dict[str, object], partial(_answers, student, models, samples))
 
 
 def bench_scenario(bench: Bench, context: int) -> Scenario:
@@ -212,5 +211,4 @@ def _answers(student: Student, models: dict[str, ModelFile], samples: Samples) -
             for place, ids in enumerate(prompts):
                 answers[place][label] = codec.decode(answer(session, ids, samples.tokens, codec.stop_ids))
     listed = [{"prompt": text, "answers": found} for text, found in zip(samples.prompts, answers, strict=True)]
-    return json.loads(json.dumps({"tokens": samples.tokens, "samples": listed}))
-
+    return {"tokens": samples.tokens, "samples": listed}

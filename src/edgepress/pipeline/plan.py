@@ -72,11 +72,13 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
 def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
     """Exact bytes of every file of an export, by path below the output directory; refuses what cannot be exported."""
     if target == "gguf":
-        from edgepress.export.gguf.writer import check_gguf_support, predict_gguf_bytes
+        from edgepress.export.gguf.support import check_gguf_support
+        from edgepress.export.gguf.writer import predict_gguf_bytes
 
         check_gguf_support(model)
         return {"gguf/model.gguf": predict_gguf_bytes(model)}
-    from edgepress.export.onnx.writer import check_onnx_support, predict_onnx_bytes
+    from edgepress.export.onnx.support import check_onnx_support
+    from edgepress.export.onnx.writer import predict_onnx_bytes
 
     check_onnx_support(model)
     return {f"onnx/{name}": size for name, size in predict_onnx_bytes(model).items()}

@@ -104,15 +104,17 @@ def _make_checkpoint(student: Student, recipe: Recipe, plan: RunPlan, directory:
 def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:
     """Write one target and compare its integers with the checkpoint's."""
     if target == "gguf":
-        from edgepress.export.gguf.tokenizer import check_tokenizer
-        from edgepress.export.gguf.writer import export_gguf, verify_gguf
+        from edgepress.export.gguf.tokenizer.check import check_tokenizer
+        from edgepress.export.gguf.verify import verify_gguf
+        from edgepress.export.gguf.writer import export_gguf
 
         path = directory / "model.gguf"
         export_gguf(checkpoint, path)
         verify_gguf(path, checkpoint)
         check_tokenizer(path, checkpoint.tokenizer_dir)
         return ModelFile(engine="llama.cpp", path=path)
-    from edgepress.export.onnx.writer import export_onnx, verify_onnx
+    from edgepress.export.onnx.verify import verify_onnx
+    from edgepress.export.onnx.writer import export_onnx
 
     export_onnx(checkpoint, directory)
     verify_onnx(directory, checkpoint)

@@ -34,15 +34,19 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
     compress(student, recipe, out, recipe.export)
     output = Output(out)
     with output.claim():
-        models = {target: choose_model(out / target, _ENGINES[target]) for target in recipe.export}
+        models: dict[str, ModelFile] = {
+            target: choose_model(out / target, _ENGINES[target]) for target in recipe.export
+        }
         measured = recipe.evaluate is not None or recipe.bench is not None
         if recipe.baseline and "gguf" in recipe.export and measured:
             models["baseline"] = baseline_model(student, output)
-        measure_run(
-            student, models, out, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples
-        )
+        measure_run(student, models, out, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples)
         report = write_report(out)
-    return {"out": str(out), "report": str(report), "models": {label: _row(out, label, models[label]) for label in models}}
+    return {
+        "out": str(out),
+        "report": str(report),
+        "models": {label: _row(out, label, models[label]) for label in models},
+    }
 
 
 def baseline_model(student: Student, output: Output) -> ModelFile:

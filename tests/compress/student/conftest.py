@@ -31,7 +31,7 @@ def own_cache(users_cache: Path, tmp_path_factory: pytest.TempPathFactory, monke
     """Keep the user's cache and the network out of it."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("EDGEPRESS_CACHE", str(cache))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return cache
 
 

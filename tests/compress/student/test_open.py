@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,19 @@ def test_a_hub_id_without_a_network_says_what_to_do() -> None:
     message = _refusal("some-org/some-model")
     assert message.startswith("some-org/some-model: not a local directory, and the hub cannot be reached")
     assert message.endswith("download it elsewhere and give its directory")
+
+
+def test_a_snapshot_fetched_before_opens_without_a_network(
+    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--some-org--some-model"
+    shutil.copytree(llama_dir, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    student = open_student("some-org/some-model")
+    assert (student.name, student.source) == ("some-model", "some-org/some-model")
+    assert student.digest() == open_student(str(llama_dir)).digest()
 
 
 def test_a_path_below_an_existing_directory_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
