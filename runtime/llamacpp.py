@@ -17,7 +17,8 @@ import numpy as np
 from edgepress.errors import InputError
 from edgepress.runtime.cores import physical_cores
 from edgepress.runtime.llamacpp_cache import BATCH, KV_TYPES, kv_cache_bytes
-from edgepress.runtime.llamacpp_library import Vocabulary, fail, library, read_checked_header
+from edgepress.runtime.llamacpp_checks import read_checked_header
+from edgepress.runtime.llamacpp_library import Vocabulary, fail, library
 from edgepress.runtime.session import ClosingSession, Logits, SessionMemory, resident_bytes
 
 LOGIT_BYTES = 32 * 2**20

@@ -1,7 +1,7 @@
 """llama.cpp through the low-level API of llama-cpp-python: loading, its log, its tokenizer.
 
 llama.cpp reports by log lines and null pointers, and aborts the process on some files whose header hangs together but
-makes no sense. So the header is read and checked here first, the log is kept silent, and its last error lines go into
+makes no sense. So the header is read and checked first (:mod:`.llamacpp_checks`), the log is kept silent, and its last error lines go into
 the message.
 """
 
@@ -16,9 +16,8 @@ from typing import Any
 from typing_extensions import Self
 
 from edgepress.errors import EdgepressError, InputError, require
-from edgepress.runtime.gguf_header import GgufHeader, read_header
+from edgepress.runtime.llamacpp_checks import read_checked_header
 
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS; more aborts the process
 _ERROR, _CONTINUED = 3, 5  # ggml's log levels
 _KEPT_LINES = 4
 
@@ -80,29 +79,6 @@ def library() -> Library:
     return Library()
 
 
-def read_checked_header(path: Path) -> GgufHeader:
-    """Read the header and refuse what would abort the process inside llama.cpp.
-
-    Raises:
-        InputError: a damaged file, or numbers that no model has.
-    """
-    header = read_header(path)
-    architecture = header.metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise InputError(f"{path}: no general.architecture in the metadata; this is not a language model's file")
-    layers = header.integer(f"{architecture}.block_count")
-    if not 0 < layers <= MAX_LAYERS:
-        raise InputError(f"{path}: {architecture}.block_count = {layers} is absurd (1 to {MAX_LAYERS} make sense)")
-    for key in ("context_length", "embedding_length", "attention.head_count"):
-        value = header.metadata.get(f"{architecture}.{key}")
-        if isinstance(value, int) and not 0 < value < 2**31:
-            raise InputError(f"{path}: {architecture}.{key} = {value} is absurd")
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, list) and len(set(tokens)) != len(tokens):
-        raise InputError(f"{path}: {len(tokens) - len(set(tokens))} tokens of the vocabulary occur twice")
-    return header
-
-
 class Vocabulary:
     """The tokenizer inside a loaded model."""
 
@@ -150,7 +126,7 @@ class Vocabulary:
     def chat_template(self) -> str | None:
         """The Jinja template that turns messages into text; None where the file has none."""
         template = self._api.llama_model_chat_template(self._model, None)
-        return None if template is None else str(template.decode("utf-8"))
+        return None if template is None else str(template.decode("utf-8", errors="replace"))
 
     def _special(self, getter: Any) -> int | None:
         token = int(getter(self._vocab))

@@ -104,10 +104,6 @@ class Graph:
         """Whether an initializer has this name."""
         return name in self._by_name
 
-    def dtype(self, name: str) -> Dtype:
-        """Type of an initializer."""
-        return self._by_name[name].dtype
-
     def integers(self, *values: int) -> str:
         """A small int64 vector kept inside the graph, one for equal values."""
         name = "int64_" + "_".join(str(value).replace("-", "m") for value in values)

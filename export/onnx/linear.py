@@ -2,11 +2,8 @@
 
     block format            MatMulNBits(x, codes, scales, bias)
     with a minimum          the same + block sums of x times the offsets  (see :mod:`edgepress.export.onnx.matmulnbits`)
-    f32, f16                FusedMatMul(x, W^T), W as Hugging Face stores it, (out, in); f16 is cast when it is loaded
+    f32, f16                FusedMatMul(x, W^T), W as Hugging Face stores it, (out, in); f16 is cast on loading
     lookup                  GatherBlockQuantized(codes, ids, scales) or Gather
-
-Scales and offsets that are exact in fp16 are stored so and cast to float32 by a Cast of a constant, which ONNX Runtime
-folds away when it loads the model: a q4_0 matrix takes 4.5 bits per weight, as in GGUF, and not 5.
 
 A tied embedding is stored once. The two operators want the codes in different shapes, (rows, blocks, bytes) and
 (rows, bytes), so two initializers name the same bytes of the data file; both default to the zero point 2^(bits-1), and
@@ -94,7 +91,9 @@ class Matrix:
         return "float16" if self._format == "f16" else "float32"
 
     def _dense_product(self, x: str, output: str) -> str:
-        weight = self._float32(self._values())
+        weight = self._values()
+        if self._dtype != "float32":
+            weight = self._cast(weight)
         product = f"{output}/product" if self._bias else output
         self._graph.node("FusedMatMul", [x, weight], product, domain=MICROSOFT, transB=1)
         return self._graph.node("Add", [product, self._bias], output) if self._bias else output
@@ -122,8 +121,7 @@ class Matrix:
         return self._store("rows", "uint8", (self.rows, self.columns * layout.bits // 8), same_as="codes")
 
     def _scales(self, layout: Grid) -> str:
-        dtype: Dtype = "float16" if layout.scale_dtype == "float16" else "float32"
-        return self._float32(self._store("scales", dtype, (self.rows, layout.blocks(self.columns))))
+        return self._store("scales", "float32", (self.rows, layout.blocks(self.columns)))
 
     def _offsets(self, layout: Grid) -> str:
         return self._store("offsets", "float32", (self.rows, layout.blocks(self.columns)))
@@ -151,12 +149,9 @@ class Matrix:
         ]
         return self._graph.stored(f"{self._label}.bias", "float32", (self.rows,), pieces)
 
-    def _float32(self, name: str) -> str:
-        """The initializer itself, or a Cast of it, which ONNX Runtime folds when it loads the model."""
-        graph = self._graph
-        if graph.dtype(name) == "float32":
-            return name
-        return graph.once(f"{name}/float32", lambda: graph.node("Cast", [name], f"{name}/float32", to="float32"))
+    def _cast(self, name: str) -> str:
+        """An initializer as float32; ONNX Runtime folds the Cast when it loads the model."""
+        return self._graph.node("Cast", [name], f"{name}/float32", to="float32")
 
 
 def _block_sums(graph: Graph, x: str, blocks: int, block: int) -> str:

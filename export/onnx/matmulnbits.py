@@ -23,8 +23,11 @@ also takes float zero points, z = -m/d. In onnxruntime 1.32 these exist for 4 bi
 activations what it is for the formats without a minimum. q4_1 and q4_K go into 4 bits, q5_1 and q5_K into 8.
 
 Layout, from the operators' schema: codes uint8 (rows, blocks, block · bits / 8), the lower nibble of a byte first;
-zero points uint8 (rows, ⌈blocks · bits / 8⌉), packed the same way; scales (rows, blocks). Rows are contiguous in each,
-so that matrices stacked along the rows are their bytes one after another.
+zero points uint8 (rows, ⌈blocks · bits / 8⌉), packed the same way; scales float32 (rows, blocks), in which fp16 ones
+are exact. Rows are contiguous in each, so that matrices stacked along the rows are their bytes one after another.
+
+Scales stored as fp16 behind a Cast would save half a bit per weight. ONNX Runtime folds the Cast when it loads the
+model; told not to optimise, its int8 kernel gets scales that are no constants and returns zeros, silently. So float32.
 """
 
 from __future__ import annotations
@@ -54,8 +57,8 @@ _CONTAINER_BITS = {
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
     """How a format sits in the operators.
 
-    ``shift`` is added to a level to get the stored code; ``zero`` is the code that stands for nothing. ``scale_dtype``
-    is the narrowest type that holds the scales exactly. ``affine`` formats have an offset per block as well.
+    ``shift`` is added to a level to get the stored code; ``zero`` is the code that stands for nothing. ``affine``
+    formats have an offset per block as well.
     """
 
     format: str
@@ -63,7 +66,6 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
     block: int
     shift: int
     affine: bool
-    scale_dtype: str
 
     @property
     def zero(self) -> int:
@@ -80,10 +82,10 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A matrix ready to be written. Shapes as in the module's docstring; ``offsets`` float32 (rows, blocks) or None."""
+    """A matrix ready to be written. Shapes as in the module's docstring; ``offsets`` is like ``scales``, or None."""
 
     codes: NDArray[np.uint8]
-    scales: NDArray[np.float16] | NDArray[np.float32]
+    scales: NDArray[np.float32]
     offsets: NDArray[np.float32] | None = None
 
 
@@ -112,7 +114,6 @@ def grid(format_name: str) -> Grid:
         block=spec.sub_block,
         shift=(1 << (bits - 1)) - centre,
         affine=spec.has_min,
-        scale_dtype="float32" if spec.kind == "super" else "float16",
     )
 
 
@@ -128,8 +129,7 @@ def pack(tensor: QuantizedTensor) -> PackedTensor:
     offsets = None
     if (offset := tensor.offset()) is not None:
         offsets = offset + np.float32(layout.zero - layout.shift) * step
-    scales = step.astype(np.float16) if layout.scale_dtype == "float16" else step
-    return PackedTensor(codes=pack_codes(stored, layout.bits, layout.block), scales=scales, offsets=offsets)
+    return PackedTensor(codes=pack_codes(stored, layout.bits, layout.block), scales=step, offsets=offsets)
 
 
 def unpack(packed: PackedTensor, format_name: str) -> NDArray[np.uint8]:
@@ -154,7 +154,7 @@ def dequantize(packed: PackedTensor, bits: int) -> NDArray[np.float32]:
     stored = unpack_codes(packed.codes, bits)
     rows, blocks = packed.scales.shape
     levels = (stored.astype(np.int16) - (1 << (bits - 1))).astype(np.float32).reshape(rows, blocks, -1)
-    values = levels * packed.scales.astype(np.float32)[..., None]
+    values = levels * packed.scales[..., None]
     if packed.offsets is not None:
         values += packed.offsets[..., None]
     return values.reshape(rows, -1)

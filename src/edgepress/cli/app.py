@@ -44,5 +44,9 @@ def root(
     """Distilled language models, compressed, exported and measured for small devices."""
 
 
-# The commands register themselves on import.
-from edgepress.cli import look, make, measure, talk  # noqa: E402, F401
+# The commands register themselves on import; the order here is the order of --help.
+# isort: off
+from edgepress.cli import make  # noqa: E402, F401
+from edgepress.cli import measure  # noqa: E402, F401
+from edgepress.cli import talk  # noqa: E402, F401
+from edgepress.cli import look  # noqa: E402, F401

@@ -65,7 +65,7 @@ def run(op: str, inputs: dict[str, Array], constants: dict[str, Array | None], *
 def product(packed: PackedTensor, bits: int, block: int, x: Array, zeros: Array | None = None, level: int = 0) -> Array:
     constants: dict[str, Array | None] = {
         "codes": packed.codes,
-        "scales": packed.scales.astype(np.float32),
+        "scales": packed.scales,
         "zeros": zeros,
     }
     sizes = {"K": x.shape[1], "N": len(packed.codes), "bits": bits, "block_size": block}
@@ -98,7 +98,7 @@ def test_the_engine_looks_up_exactly_the_dequantized_rows(format: str) -> None:
     ids = np.array([[3, 0, 23], [7, 7, 1]], dtype=np.int64)
     constants: dict[str, Array | None] = {
         "codes": packed.codes.reshape(ROWS, -1),
-        "scales": packed.scales.astype(np.float32),
+        "scales": packed.scales,
     }
     axes = {"gather_axis": 0, "quantize_axis": 1, "bits": layout.bits, "block_size": layout.block}
     found = run("GatherBlockQuantized", {"ids": ids}, constants, **axes)

@@ -1,0 +1,49 @@
+# edgepress: four words to remember.
+#   make demo    the built-in student becomes 4-bit and 8-bit GGUF and ONNX files, measured, with reports in out/
+#   make test    all tests
+#   make check   style, types, import directions, documentation in step with the program
+#   make venv    only set up .venv with everything
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STUDENT ?= smollm2-135m-instruct
+RECIPES ?= 4bit 8bit
+
+.PHONY: demo test check venv docs clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade -c constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: $(STAMP)
+	for recipe in $(RECIPES); do \
+		$(BIN)/edgepress run $(STUDENT) --recipe $$recipe --out out/$$recipe || exit $$?; \
+	done
+	printf 'What is the capital of France?\n' > out/prompts.txt
+	for recipe in $(RECIPES); do \
+		$(BIN)/edgepress generate out/$$recipe/gguf --prompts out/prompts.txt --tokens 40 || exit $$?; \
+		$(BIN)/edgepress generate out/$$recipe/onnx --prompts out/prompts.txt --tokens 40 || exit $$?; \
+	done
+	@for recipe in $(RECIPES); do echo "report: out/$$recipe/report.html"; done
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m edgepress.cli.reference --check docs/commands.md
+
+docs: $(STAMP)
+	$(BIN)/python -m edgepress.cli.reference --write docs/commands.md
+
+clean:
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,88 @@
+"""Artifacts: what the page compares. Everything measured under one label, and how it is called and coloured throughout."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgepress.benchmarks.records import BenchRecord, QualityRecord
+from edgepress.benchmarks.report.contents import Contents
+
+BASELINE = "baseline"
+STUDENT = "student"
+# A directory that ships no model of its own engine: the checkpoint is what the others are made from.
+_NOT_SHIPPED = frozenset({"checkpoint"})
+_TITLES = {"gguf": "GGUF", "onnx": "ONNX", "tensorrt": "TensorRT", BASELINE: "f16 baseline", STUDENT: "Student"}
+_FIRST = ("gguf", "onnx", "tensorrt")
+# Middle tones, readable on white and on near-black; grey is the baseline's alone.
+_COLOURS = ("#3d82e0", "#d68a1e", "#2fa084", "#9a6fd0", "#cf5c78", "#7d9c2b")
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "hexagon", "cross")
+_GREY = "#8a929c"
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """A label with its measurements. ``directory_bytes`` is the whole shipped directory, None for what is not shipped."""
+
+    label: str
+    title: str
+    colour: str
+    symbol: str
+    quality: QualityRecord | None
+    latency: BenchRecord | None
+    directory_bytes: int | None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the student itself."""
+        return self.label == BASELINE
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that it was measured in; empty when it was not."""
+        record = self.quality or self.latency
+        return record.engine if record else ""
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the model's own files; of the whole directory where nothing was measured."""
+        record = self.quality or self.latency
+        return record.file_bytes if record else self.directory_bytes or 0
+
+
+def list_artifacts(contents: Contents) -> tuple[Artifact, ...]:
+    """All labels: shipped formats in a fixed order, then others by name, the baseline last."""
+    directories: dict[str, int] = {}
+    for file in contents.manifest.files:
+        folder = file.path.partition("/")[0]
+        directories[folder] = directories.get(folder, 0) + file.bytes
+    labels = sorted({*contents.quality, *contents.latency, *directories} - _NOT_SHIPPED, key=_rank)
+    return tuple(
+        Artifact(
+            label=label,
+            title=title_of(label),
+            colour=_GREY if label == BASELINE else _COLOURS[place % len(_COLOURS)],
+            symbol="circle-open" if label == BASELINE else _SYMBOLS[place % len(_SYMBOLS)],
+            quality=contents.quality.get(label),
+            latency=contents.latency.get(label),
+            directory_bytes=directories.get(label),
+        )
+        for place, label in enumerate(labels)
+    )
+
+
+def title_of(label: str) -> str:
+    """How a label is written on the page."""
+    return _TITLES.get(label, label)
+
+
+def baseline_of(artifacts: tuple[Artifact, ...]) -> Artifact | None:
+    """The student itself in a file, when it was measured."""
+    return next((artifact for artifact in artifacts if artifact.is_baseline), None)
+
+
+def shipped(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
+    """All but the baseline."""
+    return tuple(artifact for artifact in artifacts if not artifact.is_baseline)
+
+
+def _rank(label: str) -> tuple[bool, int, str]:
+    return label == BASELINE, _FIRST.index(label) if label in _FIRST else len(_FIRST), label

@@ -1,0 +1,95 @@
+"""What an output directory holds for the report, read and checked; nothing is derived here.
+
+Only the manifest must be there. A measurement that is missing is absent from the page, one that is damaged is an error:
+a page that silently left it out would look like one where it was never taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from edgepress.artifact.manifest import Manifest, read_manifest
+from edgepress.artifact.plan import TensorPlan
+from edgepress.benchmarks.records import BenchRecord, QualityRecord
+from edgepress.errors import InputError
+
+Record = TypeVar("Record")
+
+
+class TensorError(msgspec.Struct, frozen=True, kw_only=True):
+    """What quantization did to one tensor, as ``compress`` records it: ‖W - Ŵ‖² / ‖W‖², columns weighted by the mean
+    square of their inputs where ``weighted``.
+    """
+
+    name: str
+    format: str
+    relative_error: float
+    weighted: bool
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt and the answers to it, by label; ``student`` is the reference."""
+
+    prompt: str
+    answers: dict[str, str]
+
+
+class Samples(msgspec.Struct, frozen=True, kw_only=True):
+    """Greedy answers of at most ``tokens`` tokens."""
+
+    tokens: int
+    samples: tuple[Sample, ...]
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the page is made from; measurements by label. ``errors`` is empty where nothing was quantized."""
+
+    manifest: Manifest
+    tensors: tuple[TensorPlan, ...]
+    quality: dict[str, QualityRecord]
+    latency: dict[str, BenchRecord]
+    samples: Samples | None
+    errors: tuple[TensorError, ...]
+
+
+def read_contents(out: Path) -> Contents:
+    """Read an output directory.
+
+    Raises:
+        InputError: no manifest, or a file that is damaged; names the file.
+    """
+    manifest, folder = read_manifest(out), out / "measurements"
+    samples, errors = folder / "samples.json", out / "checkpoint" / "quantization.json"
+    return Contents(
+        manifest=manifest,
+        tensors=_tensors(manifest, out),
+        quality=_labelled(folder, "quality", QualityRecord),
+        latency=_labelled(folder, "latency", BenchRecord),
+        samples=_read(samples, Samples) if samples.is_file() else None,
+        errors=_read(errors, tuple[TensorError, ...]) if errors.is_file() else (),
+    )
+
+
+def _tensors(manifest: Manifest, out: Path) -> tuple[TensorPlan, ...]:
+    try:
+        return msgspec.convert(manifest.tensors, tuple[TensorPlan, ...])
+    except msgspec.ValidationError as error:
+        raise InputError(f"{out / 'manifest.json'}: its list of tensors is damaged ({error})") from error
+
+
+def _labelled(folder: Path, kind: str, record: type[Record]) -> dict[str, Record]:
+    """``<kind>-<label>.json`` by label, sorted."""
+    found = sorted(folder.glob(f"{kind}-*.json"))
+    return {path.stem.removeprefix(f"{kind}-"): _read(path, record) for path in found}
+
+
+def _read(path: Path, kind: type[Record]) -> Record:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.DecodeError, OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not a measurement that this version can read ({error}); remove the file and measure again"
+        ) from error
