@@ -71,11 +71,11 @@ class Dialogue:
 
     def _prefill(self, prompt: list[int]) -> Logits:
         known = len(self._cached)
-        if not (known < len(prompt) and prompt[:known] == self._cached):
+        if not (known == self.session.position and known < len(prompt) and prompt[:known] == self._cached):
             self.session.reset()
             known = 0
-        self._cached = list(prompt)
         following: Logits = self.session.prefill(prompt[known:], logits="last")[0]
+        self._cached = list(prompt)
         return following
 
 

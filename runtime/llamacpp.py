@@ -162,6 +162,9 @@ class LlamaCppSession(ClosingSession):
                 f"{type_v} values ({self._library.last_errors()})"
             )
         self._batch = self._api.llama_batch_init(self._chunk, 0, 1)
+        for i in range(self._chunk):  # every token belongs to the one sequence
+            self._batch.n_seq_id[i] = 1
+            self._batch.seq_id[i][0] = 0
 
     def _evaluate(self, tokens: Sequence[int], *, every: bool) -> Logits:
         """Run one chunk; returns a view of llama.cpp's logits, valid until the next call."""
@@ -170,9 +173,6 @@ class LlamaCppSession(ClosingSession):
         batch.n_tokens = count
         _view(batch.token, count)[:] = tokens
         _view(batch.pos, count)[:] = range(self._position, self._position + count)
-        _view(batch.n_seq_id, count)[:] = 1
-        for i in range(count):
-            batch.seq_id[i][0] = 0
         flags = _view(batch.logits, count)
         flags[:] = every
         flags[-1] = True

@@ -12,7 +12,8 @@ import numpy as np
 
 from edgepress.artifact.families import FAMILIES
 from edgepress.artifact.formats import get_format
-from edgepress.runtime.gguf_header import GgufHeader
+from edgepress.artifact.gguf_header import GgufHeader
+from edgepress.runtime.llamacpp_checks import whole
 
 BATCH = 512  # tokens that llama.cpp evaluates at a time
 CELL_STEP = 256
@@ -30,15 +31,15 @@ def kv_cache_bytes(header: GgufHeader, context: int, type_k: str, type_v: str) -
     counted by the architecture's rule for gemma3 and as full for any other, which is then an upper bound.
     """
     name = header.metadata["general.architecture"]
-    layers = header.integer(f"{name}.block_count")
-    heads = header.integer(f"{name}.attention.head_count")
+    layers = whole(header, f"{name}.block_count")
+    heads = whole(header, f"{name}.attention.head_count")
     kv_heads = header.metadata.get(f"{name}.attention.head_count_kv", heads)
     per_layer = [int(n) for n in np.broadcast_to(np.asarray(kv_heads), (layers,))]
-    default = header.integer(f"{name}.embedding_length") // max(1, heads)
+    default = whole(header, f"{name}.embedding_length") // max(1, heads)
     widths = (
-        (header.integer(f"{name}.attention.key_length", default), type_k),
+        (whole(header, f"{name}.attention.key_length", default), type_k),
         (
-            header.integer(f"{name}.attention.value_length", default),
+            whole(header, f"{name}.attention.value_length", default),
             type_v,
         ),
     )
@@ -49,8 +50,8 @@ def kv_cache_bytes(header: GgufHeader, context: int, type_k: str, type_v: str) -
 
 def _cells(header: GgufHeader, name: str, layers: int, context: int) -> list[int]:
     full = _round_up(context)
-    window = header.integer(f"{name}.attention.sliding_window")
-    period = header.integer(f"{name}.attention.sliding_window_pattern", _PERIODS.get(name, 0))
+    window = whole(header, f"{name}.attention.sliding_window")
+    period = whole(header, f"{name}.attention.sliding_window_pattern", _PERIODS.get(name, 0))
     if not window or not period:
         return [full] * layers
     sliding = _round_up(min(full, window + min(BATCH, context)))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.artifact.families import FAMILIES
+from edgepress.artifact.gguf_header import GgufHeader, read_gguf_header
 from edgepress.errors import InputError
-from edgepress.runtime.gguf_header import GgufHeader, read_header
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
+MAX_WINDOW = 2**24  # tokens; llama.cpp reserves memory for a whole window
 
 # Architectures of which it is known that every value of a head is rotated.
 _FULLY_ROTATED = {family.gguf for family in FAMILIES.values()}
@@ -26,7 +27,7 @@ def read_checked_header(path: Path) -> GgufHeader:
     Raises:
         InputError: a damaged file, or numbers that no model has.
     """
-    header = read_header(path)
+    header = read_gguf_header(path)
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise InputError(f"{path}: no general.architecture in the metadata; this is not a language model's file")
@@ -34,7 +35,7 @@ def read_checked_header(path: Path) -> GgufHeader:
     fields.check("block_count", lambda n: 0 < n <= MAX_LAYERS, required=True)
     for key in ("context_length", "embedding_length", "attention.head_count"):
         fields.check(key, lambda n: 0 < n < 2**31)
-    fields.check("attention.sliding_window", lambda n: 0 <= n < 2**31)
+    fields.check("attention.sliding_window", lambda n: 0 <= n <= MAX_WINDOW)
     fields.check("attention.layer_norm_rms_epsilon", lambda x: math.isfinite(x) and 0 <= x < 1)
     if architecture in _FULLY_ROTATED:
         _check_heads(path, header, architecture)
@@ -42,6 +43,12 @@ def read_checked_header(path: Path) -> GgufHeader:
     if isinstance(tokens, list) and len(set(tokens)) != len(tokens):
         raise InputError(f"{path}: {len(tokens) - len(set(tokens))} tokens of the vocabulary occur twice")
     return header
+
+
+def whole(header: GgufHeader, key: str, default: int = 0) -> int:
+    """A whole number of the metadata; ``default`` when it is absent or something else."""
+    value = header.metadata.get(key, default)
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
 class _Fields:
@@ -63,14 +70,14 @@ class _Fields:
 
 def _check_heads(path: Path, header: GgufHeader, architecture: str) -> None:
     """Heads, their size and the rotation must fit the first query matrix."""
-    heads = header.integer(f"{architecture}.attention.head_count")
+    heads = whole(header, f"{architecture}.attention.head_count")
     query = next((tensor for tensor in header.tensors if tensor.name == "blk.0.attn_q.weight"), None)
     if not heads or query is None:
         return
-    default = header.integer(f"{architecture}.embedding_length") // heads
-    size = header.integer(f"{architecture}.attention.key_length", default)
-    value_size = header.integer(f"{architecture}.attention.value_length", default)
-    rotated = header.integer(f"{architecture}.rope.dimension_count", size)
+    default = whole(header, f"{architecture}.embedding_length") // heads
+    size = whole(header, f"{architecture}.attention.key_length", default)
+    value_size = whole(header, f"{architecture}.attention.value_length", default)
+    rotated = whole(header, f"{architecture}.rope.dimension_count", size)
     if query.shape[0] != heads * size or value_size != size or rotated != size:
         raise InputError(
             f"{path}: {heads} heads of {size} values, {rotated} of them rotated, do not fit a query matrix of "

@@ -1,8 +1,7 @@
 """llama.cpp through the low-level API of llama-cpp-python: loading, its log, its tokenizer.
 
-llama.cpp reports by log lines and null pointers, and aborts the process on some files whose header hangs together but
-makes no sense. So the header is read and checked first (:mod:`.llamacpp_checks`), the log is kept silent, and its last error lines go into
-the message.
+llama.cpp reports by log lines and null pointers. The log is kept silent, and its last error lines go into the message
+of the error. It aborts the process on some files that make no sense: :mod:`.llamacpp_checks` refuses those before.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing_extensions import Self
 from edgepress.errors import EdgepressError, InputError, require
 from edgepress.runtime.llamacpp_checks import read_checked_header
 
-_ERROR, _CONTINUED = 3, 5  # ggml's log levels
+_ERROR, _CONTINUED = 4, 5  # ggml's log levels
 _KEPT_LINES = 4
 
 Pointer = Any  # an opaque ctypes handle

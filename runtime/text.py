@@ -6,12 +6,14 @@ Uses the ``tokenizers`` library and a sandboxed Jinja2, so that a board needs no
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from edgepress.errors import InputError, require
 
 _MARKER = "@@edgepress-user-text@@"
+_GENERATION = re.compile(r"(\{%[-+]?)\s*(end)?generation(\s*[-+]?%\})")
 _FALLBACK_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 
@@ -103,16 +105,18 @@ def render_template(template: str, messages: list[dict[str, str]], tokens: dict[
         InputError: the template is broken or refuses the messages.
     """
     sandbox = require("jinja2.sandbox", "gguf")
-    environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
 
     def refuse(message: str) -> None:
         raise InputError(f"the chat template refuses this conversation: {message}")
 
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda _format: "01 Jan 2026"
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False} | options)
     try:
-        rendered = environment.from_string(template).render(
+        rendered = environment.from_string(_without_generation_blocks(template)).render(
             messages=messages, add_generation_prompt=answer, tools=None, **tokens
         )
     except InputError:
@@ -120,6 +124,11 @@ def render_template(template: str, messages: list[dict[str, str]], tokens: dict[
     except Exception as error:
         raise InputError(f"the chat template cannot be rendered: {error}") from error
     return str(rendered)
+
+
+def _without_generation_blocks(template: str) -> str:
+    """Blocks that mark what the assistant said, for training, as blocks of no effect; dashes and all."""
+    return _GENERATION.sub(lambda tag: f"{tag[1]} {'endif' if tag[2] else 'if true'}{tag[3]}", template)
 
 
 def _json(path: Path) -> dict[str, Any]:

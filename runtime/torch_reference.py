@@ -30,9 +30,10 @@ class TorchSession(ClosingSession):
 
     def __init__(self, source: WeightSource, *, context: int | None = None, threads: int | None = None) -> None:
         self.vocab_size = source.spec.vocab
-        self.context_limit = context or source.spec.context
-        if self.context_limit > source.spec.context:
-            raise InputError(f"context {self.context_limit} exceeds the model's {source.spec.context}")
+        limit = source.spec.context
+        if context is not None and not 0 < context <= limit:
+            raise InputError(f"a context of {context} tokens was asked for; this model takes 1 to {limit}")
+        self.context_limit = context or limit
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         self._spec = source.spec
         self._model = load_model(source)
@@ -77,29 +78,31 @@ class TorchSession(ClosingSession):
         self._cache = None
 
 
-def build_skeleton(source: WeightSource) -> Any:
+def build_skeleton(source: WeightSource, dtype: torch.dtype = torch.float32) -> Any:
     """The transformers model for a source's configuration: real buffers, parameters without memory (meta device)."""
     transformers.logging.set_verbosity_error()
     config = transformers.AutoConfig.for_model(**source.config)
     config.tie_word_embeddings = source.spec.tied
     with accelerate.init_empty_weights(include_buffers=False):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model.eval()
 
 
-def load_parameter(model: nn.Module, name: str, value: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+def load_parameter(
+    model: nn.Module, name: str, value: np.ndarray[Any, np.dtype[np.float32]], dtype: torch.dtype = torch.float32
+) -> None:
     """Put a tensor's values in the place of the model's parameter of that name."""
     owner, _, leaf = name.rpartition(".")
-    tensor = torch.from_numpy(np.ascontiguousarray(value))
+    tensor = torch.from_numpy(np.ascontiguousarray(value)).to(dtype)
     module = model.get_submodule(owner)
     setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
-def load_model(source: WeightSource) -> Any:
-    """The whole model in memory, float32."""
-    model = build_skeleton(source)
+def load_model(source: WeightSource, dtype: torch.dtype = torch.float32) -> Any:
+    """The whole model in memory."""
+    model = build_skeleton(source, dtype)
     for name in source.names:
-        load_parameter(model, name, source.read(name))
+        load_parameter(model, name, source.read(name), dtype)
     if HEAD not in source.names:
         head, embedding = model.get_submodule("lm_head"), model.get_submodule(EMBEDDING.removesuffix(".weight"))
         head.weight = embedding.weight

@@ -2,7 +2,7 @@
 
     python benchmarks/peers/gguf_converter_parity.py HF_DIRECTORY path/to/convert_hf_to_gguf.py [--pre NAME]
 
-The converter knows byte-level tokenizers by a hash of what they do to one text, and refuses those that it does not know;
+The converter knows byte-level tokenizers by a hash of what they do to one text and refuses those that it does not know;
 ``--pre`` names the pre-tokenizer it shall then assume. Prints a table of the metadata that differs and one line about
 the tensors. The exit code is 1 when a tensor's name, shape, type or bytes differ. Only the rope factors, which are not
 stored but computed, may differ by rounding: the converter computes them in float32, edgepress in float64.

@@ -1,9 +1,10 @@
-"""Artifacts: what the page compares. Everything measured under one label, and how it is called and coloured throughout."""
+"""Artifacts: what the page compares; each has a label, measurements, a name and a colour that it keeps."""
 
 from __future__ import annotations
 
 import msgspec
 
+from edgepress.artifact.manifest import Manifest
 from edgepress.benchmarks.records import BenchRecord, QualityRecord
 from edgepress.benchmarks.report.contents import Contents
 
@@ -11,6 +12,7 @@ BASELINE = "baseline"
 STUDENT = "student"
 # A directory that ships no model of its own engine: the checkpoint is what the others are made from.
 _NOT_SHIPPED = frozenset({"checkpoint"})
+_MODEL_FILES = (".gguf", ".onnx", ".onnx.data", ".engine")
 _TITLES = {"gguf": "GGUF", "onnx": "ONNX", "tensorrt": "TensorRT", BASELINE: "f16 baseline", STUDENT: "Student"}
 _FIRST = ("gguf", "onnx", "tensorrt")
 # Middle tones, readable on white and on near-black; grey is the baseline's alone.
@@ -20,7 +22,7 @@ _GREY = "#8a929c"
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A label with its measurements. ``directory_bytes`` is the whole shipped directory, None for what is not shipped."""
+    """A label with its measurements. ``listed_bytes`` counts its model files in the manifest, None where none ships."""
 
     label: str
     title: str
@@ -28,7 +30,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     symbol: str
     quality: QualityRecord | None
     latency: BenchRecord | None
-    directory_bytes: int | None
+    listed_bytes: int | None
 
     @property
     def is_baseline(self) -> bool:
@@ -43,18 +45,15 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the model's own files; of the whole directory where nothing was measured."""
+        """Bytes of the model's own files, as measured or else as listed."""
         record = self.quality or self.latency
-        return record.file_bytes if record else self.directory_bytes or 0
+        return record.file_bytes if record else self.listed_bytes or 0
 
 
 def list_artifacts(contents: Contents) -> tuple[Artifact, ...]:
     """All labels: shipped formats in a fixed order, then others by name, the baseline last."""
-    directories: dict[str, int] = {}
-    for file in contents.manifest.files:
-        folder = file.path.partition("/")[0]
-        directories[folder] = directories.get(folder, 0) + file.bytes
-    labels = sorted({*contents.quality, *contents.latency, *directories} - _NOT_SHIPPED, key=_rank)
+    listed = _listed_bytes(contents.manifest)
+    labels = sorted({*contents.quality, *contents.latency, *listed}, key=_rank)
     return tuple(
         Artifact(
             label=label,
@@ -63,10 +62,20 @@ def list_artifacts(contents: Contents) -> tuple[Artifact, ...]:
             symbol="circle-open" if label == BASELINE else _SYMBOLS[place % len(_SYMBOLS)],
             quality=contents.quality.get(label),
             latency=contents.latency.get(label),
-            directory_bytes=directories.get(label),
+            listed_bytes=listed.get(label),
         )
         for place, label in enumerate(labels)
     )
+
+
+def _listed_bytes(manifest: Manifest) -> dict[str, int]:
+    """Bytes of the model's files in each shipped directory; tokenizer and settings lie beside them."""
+    found: dict[str, int] = {}
+    for file in manifest.files:
+        folder = file.path.partition("/")[0]
+        if folder not in _NOT_SHIPPED and file.path.endswith(_MODEL_FILES):
+            found[folder] = found.get(folder, 0) + file.bytes
+    return found
 
 
 def title_of(label: str) -> str:

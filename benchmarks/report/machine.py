@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgepress.benchmarks.report.artifacts import Artifact
-from edgepress.benchmarks.report.numerals import megabytes, significant, whole
+from edgepress.benchmarks.report.numerals import significant, whole
 from edgepress.benchmarks.report.tables import NONE, Row, Table
 from edgepress.runtime.environment import Machine, MachineState
 
@@ -46,7 +46,7 @@ def _facts(machine: Machine) -> tuple[Fact, ...]:
         ("cores", f"{machine.physical_cores} physical, {machine.logical_cores} logical"),
         ("cores granted", f"{machine.cpu_quota:g}" if machine.cpu_quota else None),
         ("greatest clock", f"{machine.max_mhz:,.0f} MHz" if machine.max_mhz else None),
-        ("memory", megabytes(machine.memory_total_bytes) if machine.memory_total_bytes else None),
+        ("memory", f"{machine.memory_total_bytes / 1e9:.1f} GB" if machine.memory_total_bytes else None),
         ("kernel", f"{machine.kernel} {machine.architecture}"),
         ("virtual", machine.virtual),
         ("Python", machine.python),
@@ -63,7 +63,19 @@ def _states(artifacts: list[Artifact], id: str) -> Table:
         for when, state in (("before", around.before), ("after", around.after)):
             rows.append(Row(name=f"{artifact.title}, {when}", colour=artifact.colour, cells=_state_cells(state)))
     head = ("run", "UTC", "load average", "governor", "clock, MHz", "free memory, MB", "swap, MB", "throttled", "°C")
-    return Table(id=id, head=head, rows=tuple(rows))
+    return _without_empty_columns(Table(id=id, head=head, rows=tuple(rows)))
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Most machines tell only some of it."""
+    told = [place for place in range(len(table.head) - 1) if any(row.cells[place] != NONE for row in table.rows)]
+    return Table(
+        id=table.id,
+        head=(table.head[0], *(table.head[place + 1] for place in told)),
+        rows=tuple(
+            Row(name=row.name, colour=row.colour, cells=tuple(row.cells[place] for place in told)) for row in table.rows
+        ),
+    )
 
 
 def _state_cells(state: MachineState) -> tuple[str, ...]:

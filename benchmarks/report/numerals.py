@@ -6,18 +6,25 @@ Megabytes are 10^6 bytes throughout.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MINUS = "−"
 
 
 def megabytes(count: float) -> str:
-    """``91.7 MB``; three digits after the point for what is small."""
-    return f"{megabytes_value(count)} MB"
+    """``91.7 MB``; more digits after the point for what is small."""
+    return f"{count / 1e6:,.{_decimals(count)}f} MB"
 
 
-def megabytes_value(count: float) -> str:
-    """The number of :func:`megabytes`, for a column whose head names the unit."""
-    return f"{count / 1e6:,.1f}" if count >= 1e7 else f"{count / 1e6:.3f}"
+def megabytes_column(counts: Sequence[int | None]) -> list[str]:
+    """Bytes as MB with as many decimals in every cell as the greatest needs; a dash for None."""
+    decimals = _decimals(max((count for count in counts if count is not None), default=0))
+    return ["–" if count is None else f"{count / 1e6:,.{decimals}f}" for count in counts]
+
+
+def _decimals(count: float) -> int:
+    """Decimals of a number of megabytes."""
+    return 1 if count >= 1e7 else 2 if count >= 1e6 else 3
 
 
 def whole(count: int) -> str:
@@ -59,12 +66,14 @@ def change(ratio: float, error: float) -> str:
 
 def rate(tokens_per_s: float) -> str:
     """Tokens per second, without the unit."""
-    return f"{tokens_per_s:,.0f}" if tokens_per_s >= 1000 else significant(tokens_per_s, 3)
+    decimals = 0 if tokens_per_s >= 1000 else 1 if tokens_per_s >= 10 else 2
+    return f"{tokens_per_s:,.{decimals}f}"
 
 
 def milliseconds(value: float) -> str:
     """Milliseconds, without the unit."""
-    return f"{value:,.0f}" if value >= 1000 else significant(value, 3)
+    decimals = 0 if value >= 1000 else 1 if value >= 100 else 2
+    return f"{value:,.{decimals}f}"
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -14,7 +14,7 @@ from edgepress.artifact.manifest import Manifest
 from edgepress.benchmarks.records import BenchRecord, QualityRecord
 from edgepress.benchmarks.report.artifacts import Artifact, shipped
 from edgepress.benchmarks.report.contents import Contents
-from edgepress.benchmarks.report.numerals import significant, whole
+from edgepress.benchmarks.report.numerals import whole
 
 Fact = tuple[str, str]
 _BUILT_IN = re.compile(r"built-in (?P<name>\S+) ")
@@ -125,10 +125,3 @@ def _speed_protocol(record: BenchRecord) -> tuple[str, ...]:
         "rates are medians of the repetitions; intervals bound their mean (bootstrap, widened for few repetitions)",
         f"engine {record.engine}: {record.engine_version}",
     )
-
-
-def run_facts(latency: BenchRecord) -> str:
-    """When a bench ran, in words."""
-    before, after = latency.environment.before, latency.environment.after
-    loads = [significant(state.load_1min, 3) for state in (before, after) if state.load_1min is not None]
-    return f"{latency.test_time}; load average {' → '.join(loads)}" if loads else latency.test_time

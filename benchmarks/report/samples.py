@@ -1,13 +1,12 @@
 """Answers side by side, with the place where each leaves the student's.
 
-Greedy decoding never comes back to the same text once a token differs, so what lies behind that place is not a measure of
-anything: one changed token costs as much as all of them. The page marks the place and says so.
+Greedy decoding seldom comes back to the same text once a token differs, so that the length of what differs measures
+nothing: one changed token costs as much as many. The page marks the place and says so.
 """
 
 from __future__ import annotations
 
 import re
-from os.path import commonprefix
 
 import msgspec
 
@@ -18,7 +17,7 @@ _LAST_WORD = re.compile(r"\w+\Z")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """``same`` is what an answer has in common with the student's from its start, ``other`` the rest, ``note`` says so."""
+    """``same`` is what an answer shares with the student's from the start, ``other`` the rest; ``note`` says so."""
 
     title: str
     same: str
@@ -49,16 +48,21 @@ def _answer(label: str, text: str, student: str | None) -> Answer:
         return Answer(title=title_of(label), same=text, other="", note="the reference" if label == STUDENT else "")
     same = common_start(text, student)
     if text == student:
-        note = "the same, to the last character"
+        note = "identical"
     elif not same:
         note = "differs from the first word"
     else:
-        note = f"the same for {len(same.split())} words"
+        note = _words(len(same.split()))
     return Answer(title=title_of(label), same=same, other=text[len(same) :], note=note)
+
+
+def _words(count: int) -> str:
+    return f"the same for {count} word{'s' * (count != 1)}"
 
 
 def common_start(text: str, student: str) -> str:
     """The common beginning of two texts, back to the last whole word where they part inside one."""
-    same = commonprefix([text, student])
+    parting = (place for place, (mine, theirs) in enumerate(zip(text, student, strict=False)) if mine != theirs)
+    same = text[: next(parting, min(len(text), len(student)))]
     inside = any(full[len(same) : len(same) + 1].isalnum() for full in (text, student))
     return _LAST_WORD.sub("", same) if inside else same

@@ -6,18 +6,16 @@ from collections.abc import Iterable
 
 import msgspec
 
-from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.formats import FORMATS
 from edgepress.artifact.manifest import FileEntry, Manifest
 from edgepress.artifact.plan import TensorPlan
 from edgepress.benchmarks.records import BenchRecord, DepthRecord, PeakMemory, QualityRecord
 from edgepress.benchmarks.report.artifacts import Artifact
-from edgepress.benchmarks.report.contents import TensorError
 from edgepress.benchmarks.report.numerals import (
     change,
     interval,
     megabytes,
-    megabytes_value,
+    megabytes_column,
     milliseconds,
     plus_minus,
     rate,
@@ -57,19 +55,15 @@ class FileGroup(msgspec.Struct, frozen=True, kw_only=True):
 def quality_table(manifest: Manifest, artifacts: tuple[Artifact, ...]) -> Table:
     """Size and loss of every artifact, under a row for the fp16 weights that the size is counted from."""
     full = fp16_bytes(manifest)
-    start = Row(name="fp16 weights", cells=(megabytes_value(full), "1.00", "16.00", *(NONE,) * 6))
+    sizes = megabytes_column([full, *(artifact.file_bytes for artifact in artifacts)])
+    start = Row(name="fp16 weights", cells=(sizes[0], "1.000", "16.00", *(NONE,) * 6))
     rows = [
         Row(
             name=artifact.title,
             colour=artifact.colour,
-            cells=(
-                megabytes_value(artifact.file_bytes),
-                significant(artifact.file_bytes / full),
-                significant(8 * artifact.file_bytes / manifest.parameters),
-                *_quality_cells(artifact.quality),
-            ),
+            cells=(size, *_size_cells(artifact.file_bytes, full), *_quality_cells(artifact.quality)),
         )
-        for artifact in artifacts
+        for artifact, size in zip(artifacts, sizes[1:], strict=True)
     ]
     head = (
         "file",
@@ -78,12 +72,16 @@ def quality_table(manifest: Manifest, artifacts: tuple[Artifact, ...]) -> Table:
         "bits per weight",
         "mean KLD, nats",
         "99 % KLD",
-        "greatest",
+        "greatest KLD",
         "same next token, %",
         "perplexity",
         "change",
     )
     return Table(id="quality-table", head=head, rows=(start, *rows))
+
+
+def _size_cells(count: int, full: int) -> tuple[str, str]:
+    return (f"{count / full:.3f}", f"{16 * count / full:.2f}") if full else (NONE, NONE)
 
 
 def _quality_cells(quality: QualityRecord | None) -> tuple[str, ...]:
@@ -145,12 +143,12 @@ def _speed_cells(latency: BenchRecord, depth: DepthRecord) -> tuple[str, ...]:
 
 def memory_table(artifacts: Iterable[Artifact]) -> Table:
     """Memory of every artifact's process, in MB."""
+    measured = [(artifact, artifact.latency.memory) for artifact in artifacts if artifact.latency]
+    columns = zip(*(_memory_counts(artifact.file_bytes, memory) for artifact, memory in measured), strict=True)
+    cells = zip(*(megabytes_column(column) for column in columns), strict=True)
     rows = [
-        Row(
-            name=artifact.title, colour=artifact.colour, cells=_memory_cells(artifact.file_bytes, artifact.latency.memory)
-        )
-        for artifact in artifacts
-        if artifact.latency
+        Row(name=artifact.title, colour=artifact.colour, cells=mine)
+        for (artifact, _), mine in zip(measured, cells, strict=True)
     ]
     head = (
         "MB",
@@ -165,8 +163,8 @@ def memory_table(artifacts: Iterable[Artifact]) -> Table:
     return Table(id="memory-table", head=head, rows=tuple(rows))
 
 
-def _memory_cells(file_bytes: int, memory: PeakMemory) -> tuple[str, ...]:
-    counts = (
+def _memory_counts(file_bytes: int, memory: PeakMemory) -> tuple[int | None, ...]:
+    return (
         file_bytes,
         memory.peak_rss_bytes,
         memory.peak_anonymous_bytes,
@@ -175,43 +173,40 @@ def _memory_cells(file_bytes: int, memory: PeakMemory) -> tuple[str, ...]:
         memory.engine_weights_bytes,
         memory.engine_kv_cache_bytes,
     )
-    return tuple(NONE if count is None else megabytes_value(count) for count in counts)
 
 
 def formats_table(tensors: tuple[TensorPlan, ...], colours: dict[str, str]) -> Table:
     """How many parameters ship in which format, most bits last; ``colours`` are those of the format map."""
-    total = sum(tensor.values for tensor in tensors)
-    rows = []
-    for name in sorted({tensor.format for tensor in tensors}, key=format_rank):
-        mine = [tensor for tensor in tensors if tensor.format == name]
-        values, known = sum(tensor.values for tensor in mine), FORMATS.get(name)
-        cells = (
-            whole(len(mine)),
-            whole(values),
-            f"{100 * values / total:.1f}" if total else NONE,
-            significant(known.bits_per_value, 2) if known else NONE,
-            megabytes_value(known.tensor_bytes(values)) if known else NONE,
+    names = sorted({tensor.format for tensor in tensors}, key=format_rank)
+    counts = {name: [tensor.values for tensor in tensors if tensor.format == name] for name in names}
+    sizes = megabytes_column([_format_bytes(name, sum(values)) for name, values in counts.items()])
+    total = max(1, sum(tensor.values for tensor in tensors))
+    rows = [
+        Row(
+            name=name,
+            colour=colours.get(name, ""),
+            cells=(
+                whole(len(values)),
+                whole(sum(values)),
+                f"{100 * sum(values) / total:.1f}",
+                f"{FORMATS[name].bits_per_value:.2f}" if name in FORMATS else NONE,
+                size,
+            ),
         )
-        rows.append(Row(name=name, colour=colours.get(name, ""), cells=cells))
+        for (name, values), size in zip(counts.items(), sizes, strict=True)
+    ]
     head = ("format", "tensors", "parameters", "share, %", "bits each", "MB in GGUF")
     return Table(id="formats-table", head=head, rows=tuple(rows))
+
+
+def _format_bytes(name: str, values: int) -> int | None:
+    return FORMATS[name].tensor_bytes(values) if name in FORMATS else None
 
 
 def format_rank(name: str) -> tuple[float, str]:
     """Formats by bits per value; those this version does not know come last."""
     known = FORMATS.get(name)
     return (known.bits_per_value if known else float("inf")), name
-
-
-def outside_table(errors: tuple[TensorError, ...]) -> Table:
-    """Embedding and head, which are no part of a layer."""
-    names = {EMBEDDING: "embedding", HEAD: "head"}
-    rows = [
-        Row(name=names[error.name], cells=(error.format, significant(error.relative_error)))
-        for error in errors
-        if error.name in names
-    ]
-    return Table(id="outside-table", head=("outside the layers", "format", "relative error"), rows=tuple(rows))
 
 
 def file_groups(manifest: Manifest) -> tuple[FileGroup, ...]:

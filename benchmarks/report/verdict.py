@@ -1,7 +1,7 @@
 """The verdict: what the measurements allow to be said, in words, and nothing beyond.
 
-A change of perplexity within two standard errors, and two speeds whose 95 % intervals overlap, are no difference. Speeds
-are compared only where the same scenario ran with as many threads on the same processor.
+A change of perplexity whose 95 % interval holds zero, and two speeds whose 95 % intervals overlap, are no difference.
+Speeds are compared only where the same scenario ran with as many threads on the same processor.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 import msgspec
 
 from edgepress.artifact.manifest import Manifest
-from edgepress.benchmarks.records import BenchRecord
+from edgepress.benchmarks.records import BenchRecord, QualityRecord
 from edgepress.benchmarks.report.artifacts import Artifact, baseline_of, shipped
 from edgepress.benchmarks.report.contents import Contents
+from edgepress.benchmarks.report.intervals import interval_factor
 from edgepress.benchmarks.report.numerals import change, join_words, megabytes, plus_minus, rate, significant, whole
+
+_FEW = 3
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a card: ``value`` in large type, ``detail`` below it."""
+    """One line of a card: ``value`` in large type, ``details`` below it."""
 
     name: str
     value: str
-    detail: str = ""
+    details: tuple[str, ...] = ()
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +42,14 @@ def fp16_bytes(manifest: Manifest) -> int:
     return 2 * manifest.parameters
 
 
+def origin(manifest: Manifest, depth: int) -> str:
+    """What the student is, and how it came in."""
+    types = sorted(manifest.lineage.student_stored_types.items(), key=lambda item: (-item[1], item[0]))
+    stored = join_words([f"{kind} ({count} tensors)" for kind, count in types]) or "unknown types"
+    family = manifest.model.get("family", "unknown")
+    return f"{whole(manifest.parameters)} parameters, {depth} layers, {family} family; came in stored as {stored}"
+
+
 def headline(manifest: Manifest, artifacts: tuple[Artifact, ...]) -> str:
     """Before and after, in a sentence."""
     before = f"{megabytes(fp16_bytes(manifest))} of fp16 weights"
@@ -47,32 +58,29 @@ def headline(manifest: Manifest, artifacts: tuple[Artifact, ...]) -> str:
 
 
 def lead(artifacts: tuple[Artifact, ...]) -> tuple[str, ...]:
-    """What that cost and gained, one sentence per shipped artifact."""
-    return tuple(sentence for artifact in shipped(artifacts) if (sentence := _sentence(artifact, artifacts)))
+    """What that cost and gained, a sentence per shipped artifact; none where a table reads better."""
+    found = [sentence for artifact in shipped(artifacts) if (sentence := _sentence(artifact, artifacts))]
+    return tuple(found) if len(found) <= _FEW else ()
 
 
 def _sentence(artifact: Artifact, artifacts: tuple[Artifact, ...]) -> str:
     found = []
     if quality := artifact.quality:
-        found.append(
-            f"chooses the student's next token in {significant(100 * quality.top1_agreement)} % of positions"
-            f" (KL divergence {plus_minus(quality.kld_mean, quality.kld_se)} nats)"
-        )
-        found.append(_perplexity_words(artifact))
-    ratio = speed_ratio(artifact, baseline_of(artifacts))
-    if artifact.latency and ratio:
-        found.append(f"decodes {rate(artifact.latency.decode_tokens_per_s)} tokens/s, {ratio}")
-    elif artifact.latency:
-        found.append(f"decodes {rate(artifact.latency.decode_tokens_per_s)} tokens/s")
+        agreement = significant(100 * quality.top1_agreement)
+        found.append(f"agrees with the student on the next token in {agreement} % of positions")
+        found.append(_perplexity_words(quality))
+    if latency := artifact.latency:
+        ratio = speed_ratio(artifact, baseline_of(artifacts))
+        speed = f"{rate(latency.decode_tokens_per_s)} tokens/s"
+        found.append(f"decodes {speed}, {ratio}" if ratio else f"decodes {speed}")
     return f"{artifact.title} {join_words(found)}." if found else ""
 
 
-def _perplexity_words(artifact: Artifact) -> str:
-    quality = artifact.quality
-    assert quality is not None, "called for measured artifacts only"
-    if abs(quality.ppl_ratio - 1) <= 2 * quality.ppl_ratio_se:
+def _perplexity_words(quality: QualityRecord) -> str:
+    if abs(quality.ppl_ratio - 1) <= interval_factor(quality) * quality.ppl_ratio_se:
         return f"shows no change of perplexity ({change(quality.ppl_ratio, quality.ppl_ratio_se)})"
-    return f"changes perplexity by {change(quality.ppl_ratio, quality.ppl_ratio_se)}"
+    verb = "raises" if quality.ppl_ratio > 1 else "lowers"
+    return f"{verb} perplexity by {plus_minus(abs(quality.ppl_ratio - 1), quality.ppl_ratio_se, 100)} %"
 
 
 def speed_ratio(artifact: Artifact, baseline: Artifact | None) -> str:
@@ -81,8 +89,8 @@ def speed_ratio(artifact: Artifact, baseline: Artifact | None) -> str:
     if mine is None or theirs is None or not comparable(mine, theirs):
         return ""
     if _overlap(mine, theirs):
-        return "no faster or slower than the f16 baseline as far as these repetitions show"
-    return f"{significant(mine.decode_tokens_per_s / theirs.decode_tokens_per_s)} × the f16 baseline"
+        return "no difference to the f16 baseline can be shown"
+    return f"{significant(mine.decode_tokens_per_s / theirs.decode_tokens_per_s)} × as fast as the f16 baseline"
 
 
 def comparable(first: BenchRecord, second: BenchRecord) -> bool:
@@ -121,19 +129,21 @@ def _quality_figures(artifact: Artifact) -> tuple[Figure, ...]:
     return (
         Figure(
             name="KL divergence",
-            value=f"{plus_minus(quality.kld_mean, quality.kld_se)} nats",
-            detail=f"99 % of positions below {significant(quality.kld_p99)}",
+            value=plus_minus(quality.kld_mean, quality.kld_se),
+            details=(f"nats; 99 % below {significant(quality.kld_p99)}",),
         ),
         Figure(
             name="Same next token",
             value=f"{plus_minus(quality.top1_agreement, quality.top1_se, 100)} %",
-            detail=f"of {whole(quality.tokens)} positions",
+            details=(f"of {whole(quality.tokens)} positions",),
         ),
         Figure(
             name="Perplexity",
             value=plus_minus(quality.ppl, quality.ppl_se),
-            detail=f"student {plus_minus(quality.ppl_reference, quality.ppl_reference_se)}; "
-            f"change {change(quality.ppl_ratio, quality.ppl_ratio_se)}",
+            details=(
+                f"student {plus_minus(quality.ppl_reference, quality.ppl_reference_se)}",
+                f"change {change(quality.ppl_ratio, quality.ppl_ratio_se)}",
+            ),
         ),
     )
 
@@ -147,11 +157,11 @@ def _speed_figures(artifact: Artifact, baseline: Artifact | None) -> tuple[Figur
         Figure(
             name="Decode",
             value=f"{rate(latency.decode_tokens_per_s)} tokens/s",
-            detail=speed_ratio(artifact, baseline) or f"{latency.n_threads} threads",
+            details=(speed_ratio(artifact, baseline) or f"{latency.n_threads} threads",),
         ),
         Figure(
             name="Peak memory",
             value=megabytes(latency.peak_rss_bytes),
-            detail=f"f16 baseline {megabytes(peak)}" if peak else "whole process",
+            details=(f"f16 baseline {megabytes(peak)}" if peak else "whole process",),
         ),
     )

@@ -22,4 +22,4 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     files: tuple[str, ...] = ()
     samples: Count = 128
     length: Annotated[int, msgspec.Meta(ge=8)] = 512
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0

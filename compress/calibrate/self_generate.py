@@ -4,6 +4,8 @@ Idea: activations on a model's own samples represent what it will meet in use, w
 the chat template up to where the user's words begin, so that the model invents the question and then the answer; when
 it ends its turn, the next opening follows. Models without a template start from their first special token or a line
 break. Streams are sampled at temperature 1 from the 50 likeliest tokens, all at once as a batch with a shared cache.
+Where the processor multiplies bfloat16 natively the model runs in it, in half the memory and time: a sampled text needs
+no more precision.
 
 Sources: Williams et al., "Self-calibration for language model quantization and pruning" (arXiv 2410.17170); the opening
 by the bare template is Magpie's (arXiv 2406.08464).
@@ -22,12 +24,12 @@ from edgepress.runtime.text import TextCodec
 
 GENERATION_VERSION = 1
 _TOP_K = 50
-_CACHE_BUDGET_BYTES = 200 << 20
+_CACHE_BUDGET_BYTES = 190 << 20
 
 
 def streams_at_once(source: WeightSource, length: int) -> int:
     """How many streams fit the cache budget; at least 4, at most 64."""
-    per_stream = source.spec.kv_cache_bytes(length, 4)
+    per_stream = source.spec.kv_cache_bytes(length, weight_bytes())
     return int(np.clip(_CACHE_BUDGET_BYTES // per_stream, 4, 64))
 
 
@@ -37,7 +39,7 @@ def generate_windows(source: WeightSource, codec: TextCodec, samples: int, lengt
 
     from edgepress.runtime.torch_reference import load_model
 
-    model = load_model(source)
+    model = load_model(source, torch.bfloat16 if has_native_bfloat16() else torch.float32)
     opening = codec.user_opening()
     generator = torch.Generator().manual_seed(seed)
     width = streams_at_once(source, length)
@@ -48,6 +50,20 @@ def generate_windows(source: WeightSource, codec: TextCodec, samples: int, lengt
             stream = _Streams(count, opening, codec.stop_ids)
             windows += list(_sample(model, stream, length, generator, advance))
     return np.stack(windows)
+
+
+def weight_bytes() -> int:
+    """Bytes of a weight, and of a cached value, while the student writes."""
+    return 2 if has_native_bfloat16() else 4
+
+
+def has_native_bfloat16() -> bool:
+    """Whether this processor has bfloat16 dot products, so that half precision is faster and not slower."""
+    import torch
+
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # since torch 2.10
+    capabilities = ask()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class _Streams:
@@ -69,15 +85,16 @@ class _Streams:
 
 def _sample(model: Any, streams: _Streams, length: int, generator: Any, advance: Any) -> NDArray[np.int32]:
     import torch
+    from transformers import StaticCache
 
     tokens = streams.next_tokens([0] * len(streams.pending))
     rows = [tokens]
-    cache = None
+    # Allocated once: a cache that grows by concatenation fragments the memory and slows down with its length.
+    cache = StaticCache(config=model.config, max_cache_len=length)
     for _ in range(length - 1):
         batch = torch.tensor(tokens)[:, None]
         output = model(batch, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        top, ids = output.logits[:, -1].topk(min(_TOP_K, output.logits.shape[-1]))
+        top, ids = output.logits[:, -1].float().topk(min(_TOP_K, output.logits.shape[-1]))
         choice = torch.multinomial(top.softmax(-1), 1, generator=generator)
         tokens = streams.next_tokens(ids.gather(1, choice)[:, 0].tolist())
         rows.append(tokens)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.formats import get_format
+from edgepress.artifact.gguf_header import GgufTensorInfo, read_gguf_header
 from edgepress.errors import ParityError
 from edgepress.export.gguf.blocks import unpack
 from edgepress.export.gguf.layout import FileTensor, file_tensors, rope_factors
-from edgepress.runtime.gguf_header import GgufTensor, read_header
 
 
 def verify_gguf(path: Path, checkpoint: Checkpoint) -> None:
@@ -27,7 +27,7 @@ def verify_gguf(path: Path, checkpoint: Checkpoint) -> None:
         InputError: the file's header is damaged.
         ParityError: a tensor is missing, superfluous or different; names it.
     """
-    found = {tensor.name: tensor for tensor in read_header(path).tensors}
+    found = {tensor.name: tensor for tensor in read_gguf_header(path).tensors}
     wanted = file_tensors(checkpoint.plan())
     superfluous = found.keys() - {tensor.name for tensor in wanted}
     if superfluous:
@@ -38,13 +38,13 @@ def verify_gguf(path: Path, checkpoint: Checkpoint) -> None:
         _compare(path, found[tensor.name], tensor, checkpoint)
 
 
-def _compare(path: Path, stored: GgufTensor, tensor: FileTensor, checkpoint: Checkpoint) -> None:
-    if (stored.shape, stored.format) != (tensor.shape, tensor.format):
+def _compare(path: Path, stored: GgufTensorInfo, tensor: FileTensor, checkpoint: Checkpoint) -> None:
+    if (stored.shape, stored.type) != (tensor.shape, tensor.format.upper()):
         raise ParityError(
-            f"{path}: tensor {tensor.name} is {stored.format} {stored.shape}, "
+            f"{path}: tensor {tensor.name} is {stored.type} {stored.shape}, "
             f"the checkpoint has {tensor.format} {tensor.shape}"
         )
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=stored.offset_bytes, shape=(tensor.data_bytes,))
+    data = np.memmap(path, dtype=np.uint8, mode="r", offset=stored.offset, shape=(tensor.data_bytes,))
     written = _unpacked(data, tensor)
     for part, values in _expected(tensor, checkpoint).items():
         if not np.array_equal(_bits(written[part]), _bits(values)):

@@ -8,6 +8,8 @@ checkpoint always gives the same bytes: nothing in the file depends on the date,
 
 from __future__ import annotations
 
+import errno
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +28,7 @@ from edgepress.export.gguf.layout import FileTensor, file_tensors, rope_factors
 from edgepress.export.gguf.metadata import add_metadata
 from edgepress.export.gguf.support import check_gguf_support
 from edgepress.export.gguf.tokenizer import add_tokenizer
+from edgepress.progress import progress
 
 ALIGNMENT = 32
 _VALUES_AT_ONCE = 1 << 22  # packing works on slices of this many values
@@ -37,12 +40,16 @@ def export_gguf(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         InputError: llama.cpp cannot represent the model, or its tokenizer.
         MissingExtraError: the gguf package is not installed.
+        OSError: with ``ENOSPC``, the disk is full.
     """
     plan = checkpoint.plan()
+    tensors = file_tensors(plan)
     writer = _write_header(plan, path)
     try:
-        for tensor in file_tensors(plan):
-            writer.write_tensor_data(_tensor_data(tensor, checkpoint))
+        with progress("writing GGUF", sum(tensor.data_bytes for tensor in tensors)) as advance:
+            for tensor in tensors:
+                _write_tensor(writer, path, _tensor_data(tensor, checkpoint))
+                advance(tensor.data_bytes)
     finally:
         writer.close()
 
@@ -71,10 +78,25 @@ def _write_header(plan: ModelPlan, path: Path) -> Any:
         kind = gguf.GGMLQuantizationType[tensor.format.upper()]
         # With a float dtype and a raw type the shape is taken as it is, in values.
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.data_bytes, kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    except OSError:
+        with suppress(OSError):  # flushing what did not fit fails again
+            writer.close()
+        raise
     return writer
+
+
+def _write_tensor(writer: Any, path: Path, data: NDArray[Any]) -> None:
+    try:
+        writer.write_tensor_data(data)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # numpy only says how many items it could not write, and a full disk is why it could not.
+        raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
 
 
 def _tensor_data(tensor: FileTensor, checkpoint: Checkpoint) -> NDArray[Any]:

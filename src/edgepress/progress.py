@@ -14,7 +14,7 @@ Advance = Callable[[int], None]
 
 def say(message: str) -> None:
     """One line of information for a person, on stderr so that stdout stays one document."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(message)
 
 
 @contextmanager

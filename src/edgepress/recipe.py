@@ -50,7 +50,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     prompt: Positive = 512
     generate: Positive = 128
-    depth: tuple[Natural, ...] = (0,)
+    depth: Annotated[tuple[Natural, ...], msgspec.Meta(min_length=1)] = (0,)
     repetitions: Positive = 5
     threads: Positive | None = None
 
@@ -58,7 +58,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prompts answered greedily by every file, for the report."""
 
-    prompts: tuple[str, ...] = (
+    prompts: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = (
         "What is the capital of France?",
         "Explain in two sentences why the sky is blue.",
         "Write a Python function that returns the larger of two numbers.",
@@ -112,7 +112,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter two: impossible dates, endless nesting
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise InputError(
@@ -122,7 +122,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     try:
         recipe = msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {_with_known_fields(str(error), document)}") from error
+        raise InputError(f"{where}: {_with_what_exists(str(error), document)}") from error
     if len(recipe.compress) > 1:
         raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
     return recipe
@@ -146,16 +146,24 @@ def _check_steps(document: dict[str, Any], where: str) -> None:
             raise InputError(f"{where}: compress[{place}]: unknown step {step['step']!r}; steps: {', '.join(known)}")
 
 
-_PLACE = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `\$(?P<place>[^`]*)`)?")
+_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `\$(?P<place>[^`]*)`)?")
+_WRONG_CHOICE = re.compile(r"Invalid enum value .* - at `\$\.(?P<place>[^`]*)`")
 
 
-def _with_known_fields(message: str, document: dict[str, Any]) -> str:
-    """Add the fields that exist where an unknown one was found."""
-    found = _PLACE.search(message)
-    if found is None:
-        return message
-    place = (found["place"] or "").lstrip(".")
-    section = place.split("[")[0]
+def _with_what_exists(message: str, document: dict[str, Any]) -> str:
+    """Add the fields that exist where an unknown one was found, and the choices where a wrong one was made."""
+    if found := _UNKNOWN_FIELD.search(message):
+        place = (found["place"] or "").lstrip(".")
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(_section(place)))
+        return f"unknown field {found['field']!r} at {place or 'the top'}; fields there: {known}"
+    if found := _WRONG_CHOICE.search(message):
+        place = found["place"]
+        return f"{_value_at(document, place)!r} at {place} is none of the choices: {', '.join(_choices(place))}"
+    return message.replace("`$.", "`")
+
+
+def _section(place: str) -> type[msgspec.Struct]:
+    """The record that a place such as ``compress[0]`` or ``bench.depth`` lies in."""
     kinds: dict[str, type[msgspec.Struct]] = {
         "calibration": Calibration,
         "compress": QuantizeStep,
@@ -163,6 +171,19 @@ def _with_known_fields(message: str, document: dict[str, Any]) -> str:
         "bench": Bench,
         "samples": Samples,
     }
-    kind = kinds.get(section, Recipe)
-    known = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
-    return f"unknown field {found['field']!r} at {place or 'the top'}; fields there: {known}"
+    return kinds.get(re.split(r"[.\[]", place)[0], Recipe)
+
+
+def _choices(place: str) -> tuple[str, ...]:
+    """The values that a field takes, from its type."""
+    name = re.split(r"\[\d+\]$", place)[0].rpartition(".")[2]
+    record = Recipe if name == place.partition("[")[0] else _section(place)
+    described: Any = msgspec.inspect.type_info(record)
+    kind = next(field.type for field in described.fields if field.encode_name == name)
+    return tuple(getattr(kind, "item_type", kind).values)
+
+
+def _value_at(document: Any, place: str) -> Any:
+    for key in re.findall(r"[^.\[\]]+", place):
+        document = document[int(key)] if isinstance(document, list) else document[key]
+    return document

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepress.errors import InputError, ParityError, require
+from edgepress.errors import ParityError
 from edgepress.export.gguf.tokenizer.files import read_tokenizer_files
 from edgepress.runtime.llamacpp_library import Vocabulary, VocabularyFile
 
@@ -55,15 +55,9 @@ def reference_tokens(tokenizer_dir: Path) -> dict[str, list[int]]:
     Raises:
         InputError: ``tokenizer.json`` is missing or damaged.
     """
-    tokenizers = require("tokenizers", "gguf")
     files = read_tokenizer_files(tokenizer_dir)
-    source = tokenizer_dir / "tokenizer.json"
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(source))
-    except Exception as error:  # tokenizers raises a bare Exception
-        raise InputError(f"{source}: cannot be read as a tokenizer ({error})") from error
     texts = (*HARD_TEXTS, _with_control_tokens([token.content for token in files.added]))
-    return {text: list(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts}
+    return {text: list(files.reference.encode(text, add_special_tokens=False).ids) for text in texts}
 
 
 def compare(path: Path, reference: dict[str, list[int]]) -> list[str]:

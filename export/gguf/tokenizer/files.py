@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.errors import InputError
+from edgepress.errors import InputError, require
 
 Document = dict[str, Any]
 
@@ -22,10 +22,14 @@ class AddedToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a tokenizer directory that a GGUF file is made from."""
+    """The parts of a tokenizer directory that a GGUF file is made from.
+
+    ``reference`` is the ``tokenizers.Tokenizer`` of the same file: what it does is what llama.cpp must do.
+    """
 
     directory: Path
     tokenizer: Document
+    reference: Any
     settings: Document
     chat_template: str | None
 
@@ -60,6 +64,7 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
 
     Raises:
         InputError: no ``tokenizer.json``, or one that cannot be read.
+        MissingExtraError: the tokenizers package is not installed.
     """
     path = directory / "tokenizer.json"
     if not path.is_file():
@@ -78,9 +83,19 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
     return TokenizerFiles(
         directory=directory,
         tokenizer=tokenizer,
+        reference=_reference(path),
         settings=settings,
         chat_template=_chat_template(directory, settings),
     )
+
+
+def _reference(path: Path) -> Any:
+    """The library's reading of the file, which also finds whatever is wrong with it."""
+    tokenizers = require("tokenizers", "gguf")
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises a bare Exception
+        raise InputError(f"{path}: cannot be read as a tokenizer ({' '.join(str(error).split())})") from error
 
 
 def _chat_template(directory: Path, settings: Document) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.errors import InputError, require
+from edgepress.errors import InputError
 from edgepress.export.gguf.tokenizer.files import TokenizerFiles
 
 # Names in tokenizer_config.json and config.json → GGUF keys below ``tokenizer.ggml``.
@@ -86,16 +86,12 @@ def _end_of_turn(files: TokenizerFiles, known: dict[str, int]) -> int | None:
 
 def _surroundings(files: TokenizerFiles) -> tuple[list[int], list[int]]:
     """Ids that ``tokenizer.json`` puts before and after a text."""
-    tokenizers = require("tokenizers", "gguf")
-    path = files.directory / "tokenizer.json"
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises a bare Exception
-        raise InputError(f"{path}: cannot be read as a tokenizer ({error})") from error
-    plain = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a", add_special_tokens=True).ids
+    plain = files.reference.encode("a", add_special_tokens=False).ids
+    full = files.reference.encode("a", add_special_tokens=True).ids
     start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
     before, after = full[:start], full[start + len(plain) :]
     if len(before) > 1 or len(after) > 1:
-        raise InputError(f"{path}: puts {full} around a text; GGUF can hold one token before and one after")
+        raise InputError(
+            f"{files.directory}/tokenizer.json: puts {full} around a text; GGUF can hold one token before and one after"
+        )
     return before, after

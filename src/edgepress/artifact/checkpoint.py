@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from edgepress.artifact.files import sha256_file
+from edgepress.artifact.formats import Format, get_format
 from edgepress.artifact.hf_config import model_spec
 from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.artifact.quantized import QuantizedTensor
@@ -76,17 +78,42 @@ class CheckpointWriter:
         _dump(self._directory / TENSORS_FILE, {"name": name, "tensors": self._formats})
 
 
+class _Entry(msgspec.Struct, frozen=True):
+    format: str
+    shape: tuple[int, ...]
+    file: str | None = None
+
+
+class _Tensors(msgspec.Struct, frozen=True):
+    name: str
+    tensors: dict[str, _Entry]
+
+
+class _Index(msgspec.Struct, frozen=True):
+    weight_map: dict[str, str]
+
+
 class Checkpoint:
-    """Reads a checkpoint; a :class:`~edgepress.artifact.weights.WeightSource`."""
+    """Reads a checkpoint; a :class:`~edgepress.artifact.weights.WeightSource`.
+
+    Raises:
+        InputError: the checkpoint is damaged; from here, or from reading a tensor.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.config: dict[str, Any] = _load(directory / "config.json")
-        tensors = _load(directory / TENSORS_FILE)
-        self.name: str = tensors["name"]
-        self._entries: dict[str, dict[str, Any]] = tensors["tensors"]
-        self._weight_map: dict[str, str] = _load(directory / INDEX_FILE)["weight_map"]
-        self.spec: ModelSpec = model_spec(self.config, tied="lm_head.weight" not in self._entries)
+        try:
+            self.config: dict[str, Any] = _load(directory / "config.json")
+            tensors = msgspec.convert(_load(directory / TENSORS_FILE), _Tensors)
+            index = msgspec.convert(_load(directory / INDEX_FILE), _Index)
+            self.spec: ModelSpec = model_spec(self.config, tied="lm_head.weight" not in tensors.tensors)
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{directory}: damaged checkpoint ({error})") from error
+        self.name = tensors.name
+        self._entries = tensors.tensors
+        self._weight_map = index.weight_map
+        if nowhere := self._entries.keys() - self._weight_map.keys():
+            raise self._damaged(f"{INDEX_FILE} has no place for {min(nowhere)}")
 
     @property
     def tokenizer_dir(self) -> Path:
@@ -100,11 +127,11 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
-        return tuple(self._entries[name]["shape"])
+        return self._entries[name].shape
 
     def format(self, name: str) -> str:
         """Name of the format a tensor ships in."""
-        return str(self._entries[name]["format"])
+        return self._entries[name].format
 
     def plan(self) -> ModelPlan:
         """Shapes and formats of all tensors."""
@@ -122,16 +149,20 @@ class Checkpoint:
     def read(self, name: str) -> NDArray[np.float32]:
         """The values of a tensor as they ship, float32."""
         values: NDArray[np.float32] = self._open(self._weight_map[name], [name])[0]
+        if values.shape != self.shape(name):
+            raise self._damaged(f"{name} is {list(values.shape)}, {TENSORS_FILE} says {list(self.shape(name))}")
         return values
 
     def quantized(self, name: str) -> QuantizedTensor | None:
         """The integers and scales of a tensor; None when it ships as floats."""
-        file = self._entries[name].get("file")
+        file = self._entries[name].file
         if file is None:
             return None
         fields = [field for field in QuantizedTensor.__struct_fields__ if field != "format"]
         parts = self._open(file, [f"{name}|{field}" for field in fields], missing_ok=True)
         present = {field: part for field, part in zip(fields, parts, strict=True) if part is not None}
+        if not _fit_together(present, get_format(self.format(name)), self.shape(name)):
+            raise self._damaged(f"the parts of {name} in {file} are not those of a {self.format(name)} tensor")
         return QuantizedTensor(format=self.format(name), **present)
 
     def digest(self) -> str:
@@ -144,6 +175,9 @@ class Checkpoint:
                 total.update(f"{path.name} {sha256_file(path)}\n".encode())
         return total.hexdigest()
 
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"{self.directory}: damaged checkpoint ({what})")
+
     def _open(self, file: str, keys: list[str], missing_ok: bool = False) -> list[Any]:
         path = self.directory / file
         try:
@@ -153,6 +187,20 @@ class Checkpoint:
                 return [shard.get_tensor(key) if key in present or not missing_ok else None for key in keys]
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read as safetensors ({error}); the checkpoint is damaged") from error
+
+
+def _fit_together(parts: Mapping[str, Any], spec: Format, shape: tuple[int, ...]) -> bool:
+    """Whether a quantized tensor's arrays are there, of the right shapes, and its codes within the format's levels."""
+    if spec.kind == "float" or "codes" not in parts or len(shape) != 2 or not spec.fits(shape[1]):
+        return False
+    fine, coarse = (shape[0], shape[1] // spec.sub_block), (shape[0], shape[1] // spec.block)
+    shapes = {"codes": shape, "scales": fine}
+    shapes |= {"mins": fine} if spec.has_min else {}
+    if spec.kind == "super":
+        shapes |= {"super_scales": coarse} | ({"super_mins": coarse} if spec.has_min else {})
+    found = {part: array.shape for part, array in parts.items()}
+    codes = parts["codes"]
+    return found == shapes and codes.dtype == np.uint8 and int(codes.max(initial=0)) < len(spec.levels)
 
 
 def is_checkpoint(directory: Path) -> bool:

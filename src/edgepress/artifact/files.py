@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgepress.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 def sha256_file(path: Path) -> str:
@@ -48,8 +52,8 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         if final.exists():
             shutil.rmtree(final)
         working.replace(final)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if is_disk_full(error):
             raise InputError(f"{final}: the disk is full; free some space and run the same command again") from error
         raise
     finally:
@@ -66,9 +70,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         working.replace(path)
     except OSError as error:
         working.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise InputError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full.
+
+    Two libraries say so in words only: safetensors passes the system's number on in its message, numpy's ``tofile``
+    tells how much it could write.
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    text = str(error)
+    return any(f"(os error {code})" in text for code in _FULL) or _SHORT_WRITE.fullmatch(text) is not None
 
 
 def _sync(directory: Path) -> None:

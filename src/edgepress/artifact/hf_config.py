@@ -27,6 +27,21 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None, {}),
 }
 
+# What transformers takes for an option that ``config.json`` leaves out, where that is not what the name suggests.
+_SLIDING = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+_DEFAULTS: dict[str, Config] = {
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {"num_key_value_heads": 32} | _SLIDING,
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128} | _SLIDING,
+    "gemma3_text": {
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+    },
+}
+
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -42,11 +57,12 @@ def model_spec(config: Config, *, tied: bool | None = None) -> ModelSpec:
     """
     family = find_family(config)
     _refuse_unsupported(config, family)
+    config = _DEFAULTS.get(config["model_type"], {}) | config
     hidden = _positive(config, "hidden_size")
     heads = _positive(config, "num_attention_heads")
-    head_dim = int(config.get("head_dim") or hidden // heads)
+    head_dim = _positive(config, "head_dim") if config.get("head_dim") else hidden // heads
     rope, rope_local = _ropes(config)
-    scale_base = config.get("query_pre_attn_scalar") if family.scaled_embedding else None
+    scale_base = _number(config, "query_pre_attn_scalar") if family.scaled_embedding else float(head_dim)
     return ModelSpec(
         family=family.name,
         vocab=_positive(config, "vocab_size"),
@@ -54,10 +70,10 @@ def model_spec(config: Config, *, tied: bool | None = None) -> ModelSpec:
         head_dim=head_dim,
         context=_positive(config, "max_position_embeddings"),
         layers=_layers(config, heads, rope_local is not None),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        norm_eps=_number(config, "rms_norm_eps", 1e-6),
         activation=_activation(config),  # type: ignore[arg-type]
         tied=_tied_default(config, family) if tied is None else tied,
-        attention_scale=float(scale_base or head_dim) ** -0.5,
+        attention_scale=scale_base**-0.5,
         embedding_scale=math.sqrt(hidden) if family.scaled_embedding else 1.0,
         rope=rope,
         rope_local=rope_local,
@@ -97,6 +113,13 @@ def _positive(config: Config, field: str, default: int | None = None) -> int:
     return value
 
 
+def _number(fields: Config, field: str, default: float | None = None) -> float:
+    value = fields.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"config.json: {field} must be a positive number, got {value!r}")
+    return float(value)
+
+
 def _activation(config: Config) -> str:
     name = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if name not in _ACTIVATIONS:
@@ -111,38 +134,42 @@ def _tied_default(config: Config, family: Family) -> bool:
 
 def _layers(config: Config, heads: int, has_local_rope: bool) -> tuple[LayerSpec, ...]:
     depth = _positive(config, "num_hidden_layers")
-    kv_heads = _positive(config, "num_key_value_heads", heads)
+    kv_heads = _positive(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
     ffn = _positive(config, "intermediate_size")
     if depth > 4096:
         raise InputError(f"config.json: num_hidden_layers = {depth} is beyond anything sensible (4096)")
     if heads % kv_heads:
         raise InputError(f"config.json: {heads} attention heads do not divide into {kv_heads} key-value heads")
     layers = []
-    for window in _windows(config, depth):
+    for window in _windows(config, depth, always=has_local_rope):
         local = has_local_rope and window is not None
         layers.append(LayerSpec(heads=heads, kv_heads=kv_heads, ffn=ffn, window=window, local_rope=local))
     return tuple(layers)
 
 
-def _windows(config: Config, depth: int) -> list[int | None]:
-    window = config.get("sliding_window")
-    if not window or config.get("use_sliding_window") is False:
+def _windows(config: Config, depth: int, *, always: bool) -> list[int | None]:
+    """The window of each layer. One as long as the context has no effect and is left out, unless it is kept
+    ``always``: where the sliding layers have a rotation of their own.
+    """
+    if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
         return [None] * depth
-    types = config.get("layer_types") or _layer_types(config, depth)
+    window = _positive(config, "sliding_window")
+    types = _layer_types(config, depth)
     if len(types) != depth:
         raise InputError(f"config.json: layer_types has {len(types)} entries for {depth} layers")
     unknown = set(types) - {"full_attention", "sliding_attention"}
     if unknown:
         raise InputError(f"config.json: layer type {sorted(unknown)[0]!r} is not supported")
-    context = _positive(config, "max_position_embeddings")
-    slides = int(window) < context
-    return [int(window) if kind == "sliding_attention" and slides else None for kind in types]
+    slides = always or window < _positive(config, "max_position_embeddings")
+    return [window if kind == "sliding_attention" and slides else None for kind in types]
 
 
 def _layer_types(config: Config, depth: int) -> list[str]:
-    """What transformers derives when ``layer_types`` is absent."""
-    if config["model_type"] == "mistral":
+    """What transformers reads, or derives where ``layer_types`` is absent."""
+    if config["model_type"] == "mistral":  # does not read layer_types
         return ["sliding_attention"] * depth
+    if config.get("layer_types"):
+        return list(config["layer_types"])
     if config["model_type"] == "gemma3_text":
         pattern = int(config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6)
         return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(depth)]
@@ -158,7 +185,7 @@ def _ropes(config: Config) -> tuple[RopeSpec, RopeSpec | None]:
         local = parameters.get("sliding_attention")
         return _rope(config, parameters["full_attention"]), _rope(config, local) if local else None
     if config.get("rope_local_base_freq") or config["model_type"] == "gemma3_text":
-        theta_local = float(config.get("rope_local_base_freq", 10000.0))
+        theta_local = _number(config, "rope_local_base_freq", 10000.0)
         legacy = {"rope_theta": config.get("rope_theta", 1e6)} | (config.get("rope_scaling") or {})
         return _rope(config, legacy), RopeSpec(theta=theta_local)
     legacy = {"rope_theta": config.get("rope_theta", 10000.0)} | (config.get("rope_scaling") or {})
@@ -167,20 +194,23 @@ def _ropes(config: Config) -> tuple[RopeSpec, RopeSpec | None]:
 
 def _rope(config: Config, fields: Config) -> RopeSpec:
     kind = fields.get("rope_type") or fields.get("type") or "default"
-    theta = float(fields.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    theta = _number(fields if fields.get("rope_theta") is not None else config, "rope_theta", 10000.0)
     if float(fields.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0) != 1.0:
         raise InputError("config.json: partial_rotary_factor other than 1 is not supported")
     if kind == "default":
         return RopeSpec(theta=theta)
     if kind == "linear":
-        return RopeSpec(theta=theta, scaling="linear", factor=float(fields["factor"]))
-    if kind == "llama3":
-        return RopeSpec(
-            theta=theta,
-            scaling="llama3",
-            factor=float(fields["factor"]),
-            low_freq_factor=float(fields["low_freq_factor"]),
-            high_freq_factor=float(fields["high_freq_factor"]),
-            original_context=int(fields["original_max_position_embeddings"]),
-        )
-    raise InputError(f"config.json: rope scaling {kind!r} is not supported; supported: default, linear, llama3")
+        return RopeSpec(theta=theta, scaling="linear", factor=_number(fields, "factor"))
+    if kind != "llama3":
+        raise InputError(f"config.json: rope scaling {kind!r} is not supported; supported: default, linear, llama3")
+    low, high = _number(fields, "low_freq_factor"), _number(fields, "high_freq_factor")
+    if low >= high:
+        raise InputError(f"config.json: low_freq_factor {low:g} must be below high_freq_factor {high:g}")
+    return RopeSpec(
+        theta=theta,
+        scaling="llama3",
+        factor=_number(fields, "factor"),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_context=_positive(fields, "original_max_position_embeddings"),
+    )

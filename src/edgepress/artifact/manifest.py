@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_files(root: Path, parts: list[str]) -> tuple[FileEntry, ...]:
     """Entries of all files in the named directories below ``root``, sorted by path."""
-    found = sorted(file for part in parts for file in (root / part).rglob("*") if file.is_file())
+    found = sorted({file for part in parts for file in (root / part).rglob("*") if file.is_file()})
     return tuple(
         FileEntry(path=file.relative_to(root).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
         for file in found

@@ -6,11 +6,13 @@ input, 3 done but a stated budget was missed. With ``--json`` stdout is one docu
 
 from __future__ import annotations
 
-import errno
 import sys
 
+from edgepress.artifact.files import is_disk_full
 from edgepress.cli.app import app
 from edgepress.errors import EdgepressError
+
+_INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
 
 def main() -> None:
@@ -19,12 +21,14 @@ def main() -> None:
         app(prog_name="edgepress")
     except EdgepressError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command to go on", 130)
+    except SystemExit as ending:
+        if ending.code == _INTERRUPTED:
+            _fail("interrupted; run the same command to go on", _INTERRUPTED)
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        _fail(f"{where}{error.strerror or error}" + ("; free some space and run it again" if full else ""), 2)
+        hint = "; the disk is full: free some space and run the same command again" if is_disk_full(error) else ""
+        _fail(f"{where}{error.strerror or error}{hint}", 2)
     except MemoryError:
         _fail("out of memory; see the peak that 'edgepress run --dry-run' states", 1)
 

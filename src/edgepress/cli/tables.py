@@ -121,4 +121,5 @@ def _cell(value: float | None, pattern: str) -> str:
 
 
 def _print(table: Table) -> None:
-    Console(highlight=False, soft_wrap=False).print(table)
+    # A name with brackets or colons in it is no markup.
+    Console(highlight=False, soft_wrap=False, markup=False, emoji=False).print(table)

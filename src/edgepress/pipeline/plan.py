@@ -13,15 +13,18 @@ import msgspec
 
 from edgepress.artifact.families import EMBEDDING, LAYER
 from edgepress.artifact.plan import ModelPlan
-from edgepress.compress.calibrate.self_generate import streams_at_once
+from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.calibrate.tokens import check_calibration
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.recipe import ExportTarget, Recipe
 
-# What Python with torch and transformers holds before any model, measured on x86-64 Linux.
-LIBRARIES_BYTES = 390 << 20
+# What Python holds before any model, without and with torch and transformers, measured on x86-64 Linux; and what
+# torch's allocator and matrix kernels take on top of the tensors.
+_LIBRARIES_BYTES = 90 << 20
+_TORCH_BYTES = 390 << 20
+_WORKSPACE_BYTES = 100 << 20
 _TOKENS_PER_BATCH = 2048
 
 
@@ -49,6 +52,8 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
     step = recipe.quantize
     if needs_calibration(recipe):
         check_calibration(recipe.calibration)
+    if targets:
+        _check_measurements(student, recipe)
     assignment = assign_formats(student, step)
     model = ModelPlan(
         name=student.name,
@@ -67,6 +72,16 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         checkpoint_bytes=_checkpoint_bytes(model),
         peak_memory_bytes=_peak_memory(student, recipe),
     )
+
+
+def _check_measurements(student: Student, recipe: Recipe) -> None:
+    """What would otherwise fail when all the files are made."""
+    for name in recipe.evaluate.files if recipe.evaluate else ():
+        if not Path(name).is_file():
+            raise InputError(f"evaluate.files: {name}: no such file")
+    deepest, context = max(recipe.bench.depth) if recipe.bench else 0, student.spec.context
+    if deepest + 2 > context:
+        raise InputError(f"bench.depth: {deepest} tokens leave no room in the student's context of {context}")
 
 
 def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
@@ -115,16 +130,18 @@ def _peak_memory(student: Student, recipe: Recipe) -> int:
     embedding = 4 * values[EMBEDDING]
     layers = [LAYER.format(i=i) for i in range(student.spec.depth)]
     layer = max(4 * sum(count for name, count in values.items() if name.startswith(prefix)) for prefix in layers)
-    phases = [4 * embedding, 4 * layer]  # read, code, dequantize, write
+    phases = [3 * embedding, 3 * layer]  # read, code, dequantize and write
     calibration = recipe.calibration
-    if needs_calibration(recipe):
-        length = min(calibration.length, student.spec.context)
-        hidden = 4 * calibration.samples * length * student.spec.hidden
-        widest = max(entry.ffn for entry in student.spec.layers)
-        activations = 4 * _TOKENS_PER_BATCH * (3 * widest + 4 * student.spec.hidden)
-        phases.append(hidden + embedding + 4 * layer + activations)
-        if calibration.self_generated:
-            streams = min(streams_at_once(student, length), calibration.samples)
-            cache = streams * student.spec.kv_cache_bytes(length, 4)
-            phases.append(4 * sum(values.values()) + cache + 3 * 4 * streams * student.spec.vocab)
-    return LIBRARIES_BYTES + max(phases)
+    if not needs_calibration(recipe):
+        return _LIBRARIES_BYTES + max(phases)
+    length = min(calibration.length, student.spec.context)
+    hidden = 4 * calibration.samples * length * student.spec.hidden
+    widest = max(entry.ffn for entry in student.spec.layers)
+    activations = 4 * _TOKENS_PER_BATCH * (3 * widest + 4 * student.spec.hidden)
+    phases.append(hidden + 3 * embedding + activations + _WORKSPACE_BYTES)
+    phases.append(hidden + 3 * layer + activations + _WORKSPACE_BYTES)
+    if calibration.self_generated:
+        streams = min(streams_at_once(student, length), calibration.samples)
+        cache = streams * student.spec.kv_cache_bytes(length, weight_bytes())
+        phases.append(weight_bytes() * sum(values.values()) + embedding + cache + _WORKSPACE_BYTES)
+    return _TORCH_BYTES + max(phases)

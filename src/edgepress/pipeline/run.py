@@ -19,7 +19,7 @@ from edgepress.export.parity import ParityReference, check_logits, parity_refere
 from edgepress.pipeline.plan import RunPlan, check_disk, make_plan, needs_calibration, predict_files
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
-from edgepress.recipe import ExportTarget, Recipe
+from edgepress.recipe import TARGETS, ExportTarget, Recipe
 from edgepress.runtime.locate import ModelFile
 
 _TOOLS = ("edgepress", "torch", "transformers", "numpy", "gguf", "onnx", "onnxruntime", "onnxruntime-genai")
@@ -38,7 +38,7 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     output = Output(out)
     with output.claim():
         key = _checkpoint_key(student, recipe)
-        output.run("checkpoint", key, lambda directory: _make_checkpoint(student, recipe, plan, directory))
+        output.run("checkpoint", key, lambda working: _make_checkpoint(student, recipe, plan, working), derived=TARGETS)
         checkpoint = Checkpoint(out / "checkpoint")
         export_targets(checkpoint, targets, output, key)
         _manifest(student, recipe, plan, out, ["checkpoint", *targets])

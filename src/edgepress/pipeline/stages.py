@@ -66,13 +66,17 @@ class Output:
                 raise InputError(f"{self.root}: another edgepress run is writing here; wait for it to end") from error
             yield
 
-    def run(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The directory of a stage, made by ``make`` unless it is there already."""
+    def run(self, name: str, key: str, make: Callable[[Path], None], derived: tuple[str, ...] = ()) -> Path:
+        """The directory of a stage, made by ``make`` unless it is there already.
+
+        The ``derived`` stages, which were made from an earlier result, are removed when it is made anew.
+        """
         final = self.root / name
         if self.is_done(name, key):
             say(f"{name}: up to date")
             return final
-        self.forget(name)
+        for stale in (*derived, name):
+            self.forget(stale)
         with atomic_directory(final) as working:
             make(working)
         record = StageRecord(key=key, files=list_files(self.root, [name]))

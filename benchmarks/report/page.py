@@ -1,0 +1,153 @@
+"""The page: reads an output directory, draws, and fills page.html. Texts are escaped by the template, always.
+
+plotly.js is embedded once, in front of the first figure; nothing on the page is fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edgepress import __version__
+from edgepress.artifact.files import write_atomically
+from edgepress.benchmarks.report import reproduce, tables, verdict
+from edgepress.benchmarks.report.artifacts import Artifact, list_artifacts
+from edgepress.benchmarks.report.contents import Contents, read_contents
+from edgepress.benchmarks.report.figures import layer_maps
+from edgepress.benchmarks.report.figures.memory import memory_legend, memory_parts
+from edgepress.benchmarks.report.figures.size_against_kld import size_against_kld
+from edgepress.benchmarks.report.figures.speed import rates
+from edgepress.benchmarks.report.figures.text_windows import kld_by_window
+from edgepress.benchmarks.report.figures.theme import CONFIG, Figure
+from edgepress.benchmarks.report.figures.token_latency import cut_words, latency_distribution, latency_over_steps
+from edgepress.benchmarks.report.machine import machines
+from edgepress.benchmarks.report.notes import notes
+from edgepress.benchmarks.report.numerals import significant
+from edgepress.benchmarks.report.samples import side_by_side
+from edgepress.errors import require
+
+REPORT_FILE = "report.html"
+
+
+def write_report(out: Path) -> Path:
+    """Write ``out/report.html`` from what lies in ``out``; everything but the manifest may be missing.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        InputError: no manifest, a damaged file (which is named), a full disk.
+        MissingExtraError: plotly or jinja2 is not installed.
+    """
+    path = out / REPORT_FILE
+    write_atomically(path, render(read_contents(out)))
+    return path
+
+
+def render(contents: Contents) -> str:
+    """The page as text."""
+    jinja2 = require("jinja2", "report")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    artifacts = list_artifacts(contents)
+    texts = _measured(contents, artifacts) | _layers(contents) | _provenance(contents, artifacts)
+    drawn = _draw(_figures(contents, artifacts))
+    figures = {name: jinja2.utils.markupsafe.Markup(markup) for name, markup in drawn.items()}
+    css = jinja2.utils.markupsafe.Markup(_asset("page.css"))
+    page: str = environment.from_string(_asset("page.html")).render(**texts, figures=figures, css=css)
+    return page
+
+
+def _asset(name: str) -> str:
+    return (files("edgepress.benchmarks.report") / name).read_text(encoding="utf-8")
+
+
+def _measured(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Any]:
+    """What the sections on measurements need."""
+    manifest = contents.manifest
+    return {
+        "manifest": manifest,
+        "chips": [(artifact.title, artifact.colour) for artifact in artifacts],
+        "origin": verdict.origin(manifest, layer_maps.depth_of(contents.tensors)),
+        "headline": verdict.headline(manifest, artifacts),
+        "lead": verdict.lead(artifacts),
+        "cards": verdict.cards(contents, artifacts),
+        "notes": notes(contents, artifacts),
+        "has_quality": bool(contents.quality),
+        "has_latency": bool(contents.latency),
+        "quality_table": tables.quality_table(manifest, artifacts),
+        "speed_table": tables.speed_table(artifacts),
+        "memory_table": tables.memory_table(artifacts),
+        "memory_legend": memory_legend(),
+        "cut_words": cut_words(artifacts),
+        "prompts": side_by_side(contents.samples, tuple(artifact.label for artifact in artifacts))
+        if contents.samples
+        else (),
+    }
+
+
+def _layers(contents: Contents) -> dict[str, Any]:
+    """What the section on layers needs."""
+    colours = layer_maps.format_colours(contents.tensors)
+    worst, outside = layer_maps.worst(contents.errors, 3), layer_maps.outside(contents.errors)
+    return {
+        "formats_table": tables.formats_table(contents.tensors, colours),
+        "outside": [(name, significant(error.relative_error), error.format) for name, error in outside],
+        "worst": [(error.name, significant(error.relative_error), error.format) for error in worst],
+        "weighted": all(error.weighted for error in contents.errors),
+    }
+
+
+def _provenance(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Any]:
+    """What the sections on files and reproduction need."""
+    manifest = contents.manifest
+    return {
+        "version": __version__,
+        "file_groups": tables.file_groups(manifest),
+        "recipe": reproduce.recipe_yaml(manifest),
+        "commands": reproduce.command_lines(manifest, artifacts),
+        "identity": reproduce.identity_facts(manifest),
+        "protocols": reproduce.protocols(contents),
+        "machines": machines(artifacts),
+    }
+
+
+def _figures(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Figure]:
+    """All figures that there is data for, in the page's order."""
+    depth = layer_maps.depth_of(contents.tensors)
+    drawers: dict[str, Callable[[], Figure | None]] = {
+        "size": lambda: size_against_kld(artifacts, verdict.fp16_bytes(contents.manifest)),
+        "decode": lambda: rates(artifacts, "decode"),
+        "prefill": lambda: rates(artifacts, "prefill"),
+        "distribution": lambda: latency_distribution(artifacts),
+        "steps": lambda: latency_over_steps(artifacts),
+        "memory": lambda: memory_parts(artifacts),
+        "errors": lambda: layer_maps.error_map(contents.errors, depth),
+        "formats": lambda: layer_maps.format_map(contents.tensors, depth),
+        "windows": lambda: kld_by_window(artifacts),
+    }
+    drawn = {name: draw() for name, draw in drawers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _draw(figures: dict[str, Figure]) -> dict[str, str]:
+    """Figures as HTML, plotly.js in front of the first."""
+    require("plotly", "report")
+    html = require("plotly.io", "report")
+    return {
+        name: html.to_html(
+            figure,
+            config=CONFIG,
+            include_plotlyjs=place == 0,
+            full_html=False,
+            div_id=f"figure-{name}",
+            default_height=f"{figure['layout']['height']}px",
+        )
+        for place, (name, figure) in enumerate(figures.items())
+    }

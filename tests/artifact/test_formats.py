@@ -1,0 +1,61 @@
+"""The table of formats is that of ggml."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from edgepress.artifact.formats import FORMATS, Format, formats_for, get_format
+from edgepress.errors import InputError
+
+gguf = pytest.importorskip("gguf")
+
+ALL = list(FORMATS.values())
+BLOCKS = [entry for entry in ALL if entry.kind != "float"]
+
+
+@pytest.mark.parametrize("entry", ALL, ids=lambda entry: entry.name)
+def test_blocks_have_the_sizes_of_the_gguf_package(entry: Format) -> None:
+    kind = gguf.GGMLQuantizationType[entry.name.upper()]
+    assert gguf.GGML_QUANT_SIZES[kind] == (entry.block, entry.block_bytes)
+    assert entry.bits_per_value == 8 * entry.block_bytes / entry.block
+
+
+@pytest.mark.parametrize("entry", BLOCKS, ids=lambda entry: entry.name)
+def test_there_is_one_level_for_each_code_and_zero_lies_among_them(entry: Format) -> None:
+    levels = entry.level_array()
+    assert levels.shape == (2**entry.bits,)
+    assert np.all(np.diff(levels) > 0)
+    assert levels[0] <= 0 < levels[-1]
+    assert entry.has_min == (levels[0] == 0)
+    assert entry.block % entry.sub_block == 0
+
+
+def test_the_levels_of_iq4_nl_are_the_packages() -> None:
+    assert get_format("iq4_nl").levels == tuple(gguf.quants.IQ4_NL.kvalues)
+
+
+@pytest.mark.parametrize(
+    ("width", "fitting"),
+    [
+        (256, list(FORMATS)),
+        (576, [name for name in FORMATS if not name.endswith("_K")]),
+        (100, ["f32", "f16"]),
+    ],
+)
+def test_the_formats_of_a_width_are_those_whose_blocks_divide_it(width: int, fitting: list[str]) -> None:
+    assert formats_for(width) == fitting
+
+
+def test_a_tensors_bytes_are_its_blocks() -> None:
+    assert get_format("q4_0").tensor_bytes(64 * 96) == 64 * 3 * 18
+    assert get_format("q6_K").tensor_bytes(2 * 512) == 2 * 2 * 210
+    assert get_format("f16").tensor_bytes(7) == 14
+
+
+def test_an_unknown_format_is_answered_with_the_known_ones() -> None:
+    known = re.escape(", ".join(FORMATS))
+    with pytest.raises(InputError, match=f"unknown format 'q3_K'; known formats: {known}"):
+        get_format("q3_K")
