@@ -6,7 +6,6 @@ time into a model built without memory, so that the peak is one copy of the floa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from torch import nn
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.weights import WeightSource
 from edgepress.errors import InputError
+from edgepress.runtime.cores import physical_cores
 from edgepress.runtime.session import ClosingSession, Logits, SessionMemory, resident_bytes
 
 
@@ -34,7 +34,7 @@ class TorchSession(ClosingSession):
         if context is not None and not 0 < context <= limit:
             raise InputError(f"a context of {context} tokens was asked for; this model takes 1 to {limit}")
         self.context_limit = context or limit
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(threads or physical_cores())
         self._spec = source.spec
         self._model = load_model(source)
         self._cache: Any = None

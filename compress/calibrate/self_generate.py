@@ -62,7 +62,7 @@ def has_native_bfloat16() -> bool:
     import torch
 
     ask = getattr(torch.cpu, "get_capabilities", dict)  # since torch 2.10
-    capabilities = ask()
+    capabilities: dict[str, object] = ask()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -6,7 +6,6 @@ the result does not depend on how many there are.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,6 +19,7 @@ from edgepress.compress.quantize.k_symmetric import quantize_k_symmetric
 from edgepress.compress.quantize.nearest import quantize_nearest
 from edgepress.compress.quantize.scale_search import quantize_scale_search
 from edgepress.errors import InputError
+from edgepress.runtime.cores import physical_cores
 
 _BAND_VALUES = 1 << 19
 
@@ -43,7 +43,7 @@ def quantize_matrix(weight: Floats, format: str, solver: Solver, importance: Flo
         raise InputError("the weights contain NaN or infinity")
     band = max(1, _BAND_VALUES // weight.shape[1])
     bands = [weight[start : start + band] for start in range(0, weight.shape[0], band)]
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(max_workers=physical_cores()) as pool:
         parts = list(pool.map(lambda rows: _solve(rows, format, solver, importance), bands))
     return concatenate_rows(parts)
 

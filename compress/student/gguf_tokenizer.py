@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.artifact.cache import cached
+from edgepress.artifact.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from edgepress.compress.student.gguf_metadata import GgufMetadata
 from edgepress.compress.student.gguf_vocabulary import Vocabulary, read_vocabulary
-from edgepress.compress.student.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from edgepress.errors import InputError, require
 
 # Goes into the cache's key: counted up when the same file would give another tokenizer.

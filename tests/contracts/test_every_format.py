@@ -31,9 +31,9 @@ UP = "model.layers.1.mlp.up_proj.weight"
 NARROW = [name for name in FORMATS if not name.endswith("_K")]
 # Where both files hold the same numbers in the same arithmetic.
 BIT_EQUAL = ("f32", "f16", "q8_0", "q4_0")
-# Floats: float16 keys and values. Quantized: both engines round activations to 8 bits.
+# Floats: float16 keys and values. Quantized: both engines round activations to 8 bits; a row out of place costs nats.
 BOUNDS = {"f32": 1e-5, "f16": 1e-5}
-QUANTIZED_BOUND = 5e-3
+QUANTIZED_BOUND = 1e-2
 
 
 def quantize(**step: Any) -> Recipe:

@@ -89,7 +89,7 @@ def _sentencepiece(files: TokenizerFiles, size: int) -> Vocabulary:
         kinds[added.id] = Kind.UNKNOWN if unknown else kind
         scores[added.id] = ADDED_SCORE
     return Vocabulary(
-        model="llama", tokens=tokens, kinds=kinds, scores=scores, add_space_prefix=_adds_space_prefix(files)
+        model="llama", tokens=tokens, kinds=kinds, scores=scores, add_space_prefix=adds_space_prefix(files)
     )
 
 
@@ -129,7 +129,7 @@ def _padded(size: int) -> tuple[list[str], list[int]]:
     return [f"[PAD{i}]" for i in range(size)], [Kind.UNUSED] * size
 
 
-def _adds_space_prefix(files: TokenizerFiles) -> bool:
+def adds_space_prefix(files: TokenizerFiles) -> bool:
     """Whether a text gets a space in front, by the steps of the tokenizer that can put one there."""
     steps = [*_steps(files.tokenizer.get("normalizer")), *_steps(files.tokenizer.get("pre_tokenizer"))]
     for step in steps:

@@ -42,8 +42,8 @@ def test_iq4_nl_agrees_with_ggml_but_for_ties_in_float32_sums() -> None:
         ggml_dequantize("iq4_nl", ggml_quantize("iq4_nl", weight)),
     )
     assert (ours == theirs).mean() > 0.99
-    error = lambda values: float(((values - weight).astype(np.float64) ** 2).sum())  # noqa: E731
-    assert error(ours) == pytest.approx(error(theirs), rel=2e-3)
+    error, expected = (float(((values - weight).astype(np.float64) ** 2).sum()) for values in (ours, theirs))
+    assert error == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("format", FORMATS)

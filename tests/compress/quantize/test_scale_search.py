@@ -27,7 +27,8 @@ def weighted_error(
     """The objective, in float64 and per row, written down anew from its definition."""
     exact = weight.astype(np.float64)
     emphasis = importance * np.sqrt((exact**2).mean(axis=1, keepdims=True) + exact**2)
-    return (emphasis * (values - exact) ** 2).sum(axis=1)
+    error: NDArray[np.float64] = (emphasis * (values - exact) ** 2).sum(axis=1)
+    return error
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "heavy"])
