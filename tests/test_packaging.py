@@ -7,8 +7,8 @@ import pkgutil
 import subprocess
 import sys
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +20,7 @@ FOLDERS = ("compress", "export", "runtime", "profiles", "benchmarks")
 NOT_SHIPPED = "benchmarks/peers/"
 
 
-def _shipped(entry: Traversable, prefix: str) -> set[str]:
+def _shipped(entry: Any, prefix: str) -> set[str]:
     """Paths of all files below an installed package, those that Python makes left out."""
     found: set[str] = set()
     for child in entry.iterdir():
@@ -87,7 +87,17 @@ def test_what_a_board_runs_imports_neither_torch_nor_transformers() -> None:
 
 
 def test_the_command_line_starts_without_any_heavy_library() -> None:
-    heavy = {"torch", "transformers", "llama_cpp", "onnx", "onnxruntime", "onnxruntime_genai", "gguf", "plotly", "scipy"}
+    heavy = {
+        "torch",
+        "transformers",
+        "llama_cpp",
+        "onnx",
+        "onnxruntime",
+        "onnxruntime_genai",
+        "gguf",
+        "plotly",
+        "scipy",
+    }
     assert not _imported("edgepress.cli") & heavy
 
 

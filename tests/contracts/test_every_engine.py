@@ -47,7 +47,9 @@ def assert_same(session: Session, found: NDArray[np.float32], wanted: NDArray[np
 
 def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Mean KL divergence in nats, from the definition."""
-    p, q = (x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64), axis=1)[:, None] for x in (reference, other))
+    p, q = (
+        x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64), axis=1)[:, None] for x in (reference, other)
+    )
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from one_core import one_core  # noqa: F401
 from shipped_weights import gguf_matrices, onnx_matrices, row_bag
 from tiny_models import FAMILY_NAMES, make_model_dir
 
@@ -17,13 +18,16 @@ from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, HEAD, is_matrix
 from edgepress.artifact.formats import FORMATS
 from edgepress.artifact.manifest import read_manifest
+from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
 from edgepress.pipeline.plan import RunPlan, make_plan
 from edgepress.pipeline.run import compress
-from edgepress.recipe import Calibration, Recipe
+from edgepress.recipe import Recipe
 from edgepress.runtime.locate import ENGINES, choose_model, open_session
+
+pytestmark = pytest.mark.usefixtures("one_core")
 
 TOKENS = [int(token) for token in np.random.default_rng(6).integers(4, 320, 80)]
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -82,7 +86,9 @@ def check(out: Path, plan: RunPlan, format: str) -> None:
 
 
 def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    p, q = (x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64), axis=1)[:, None] for x in (reference, other))
+    p, q = (
+        x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64), axis=1)[:, None] for x in (reference, other)
+    )
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from one_core import one_core  # noqa: F401
 from tiny_models import make_model_dir
 
 from edgepress.compress.student.open import open_student
@@ -15,6 +16,8 @@ from edgepress.pipeline.plan import make_plan
 from edgepress.pipeline.run import compress
 from edgepress.profiles.recipes import RECIPE_NAMES
 from edgepress.recipe import Recipe, load_recipe
+
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def _small(recipe: Recipe) -> Recipe:

@@ -21,7 +21,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_runs_output_has_a_model_for_every_engine_gguf_first(run_dir: Path) -> None:
     found = find_models(run_dir)
     assert [model.engine for model in found] == ["llama.cpp", "onnxruntime", "torch"]
-    assert [model.path for model in found] == [run_dir / "gguf" / "model.gguf", run_dir / "onnx", run_dir / "checkpoint"]
+    assert [model.path for model in found] == [
+        run_dir / "gguf" / "model.gguf",
+        run_dir / "onnx",
+        run_dir / "checkpoint",
+    ]
     assert choose_model(run_dir) == found[0]
 
 

@@ -68,5 +68,7 @@ def test_the_cache_grows_with_the_tokens(llama_dir: Path) -> None:
     with TorchSession(student, threads=1) as session:
         assert session.memory().kv_cache_bytes == 0
         session.prefill(TOKENS)
-        assert session.memory().kv_cache_bytes == 2 * 2 * 2 * 16 * 4 * len(TOKENS)  # sides, layers, heads, head, float32
+        assert session.memory().kv_cache_bytes == 2 * 2 * 2 * 16 * 4 * len(
+            TOKENS
+        )  # sides, layers, heads, head, float32
         assert session.memory().weights_bytes == 4 * student.parameters
