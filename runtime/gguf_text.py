@@ -23,8 +23,9 @@ class GgufCodec:
         return ids
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of token ids; bytes that are not whole characters become the replacement character."""
-        return b"".join(self._vocabulary.token_bytes(token) for token in tokens).decode("utf-8", errors="replace")
+        """Text of token ids, control tokens left out; broken characters become the replacement character."""
+        pieces = (self._vocabulary.token_bytes(token, control=False) for token in tokens)
+        return b"".join(pieces).decode("utf-8", errors="replace")
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's answer; plain lines where there is no template."""

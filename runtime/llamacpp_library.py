@@ -108,12 +108,12 @@ class Vocabulary:
                 return list(ids[:count])
             room = -count
 
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; control tokens as they are written."""
+    def token_bytes(self, token: int, *, control: bool = True) -> bytes:
+        """The bytes that a token stands for; control tokens as they are written, or as nothing."""
         room = 64
         while True:
             piece = ctypes.create_string_buffer(room)
-            count = self._api.llama_token_to_piece(self._vocab, token, piece, room, 0, True)
+            count = self._api.llama_token_to_piece(self._vocab, token, piece, room, 0, control)
             if count >= 0:
                 return piece.raw[:count]
             room = -count

@@ -18,7 +18,6 @@ from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
-from edgepress.pipeline import plan as planning
 from edgepress.pipeline.plan import check_disk, make_plan, needs_calibration, predict_files
 from edgepress.recipe import Bench, Evaluate, Recipe
 
@@ -77,14 +76,14 @@ def test_a_full_disk_is_refused_with_both_numbers(
     student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(student, NEAREST, ("gguf",))
-    usage = namedtuple("usage", ("total", "used", "free"))  # noqa: PYI024
+    usage = namedtuple("usage", ("total", "used", "free"))
     asked: list[Path] = []
 
     def disk_usage(path: Path) -> Any:
         asked.append(path)
         return usage(10**9, 10**9, free)
 
-    monkeypatch.setattr(planning.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr("edgepress.pipeline.plan.shutil.disk_usage", disk_usage)
     out = tmp_path / "not" / "yet" / "there"
     free = plan.disk_bytes
     check_disk(plan, out)
@@ -113,8 +112,8 @@ def test_peak_memory_does_not_grow_with_depth_without_self_written_text(tmp_path
         assert len(peaks) == 1
 
 
-# Compresses in a process of its own and prints the stated and the true peak. (The peak that getrusage tells includes the
-# parent's memory from before the program was replaced.)
+# Compresses in a process of its own and prints the stated and the true peak. (getrusage would include the parent's
+# memory from before the program was replaced.)
 _COMPRESS = """
 import json, re, sys
 from pathlib import Path

@@ -20,6 +20,7 @@ from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError, ParityError
 from edgepress.export.gguf import layout
+from edgepress.pipeline.plan import predict_files
 from edgepress.pipeline.run import compress, export
 from edgepress.recipe import Bench, ExportTarget, Recipe
 
@@ -106,13 +107,14 @@ def test_the_same_command_makes_nothing_again(
         assert f"{part}: up to date" in said
 
 
-def _touch_weights(student: Path) -> None:
+def _with_other_weights(student: Path) -> Recipe:
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(student / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * np.float32(1.5)
     save_file(tensors, student / "model.safetensors", metadata={"format": "pt"})
+    return RECIPE
 
 
 CHANGES: dict[str, Callable[[Path], Recipe]] = {
@@ -123,7 +125,7 @@ CHANGES: dict[str, Callable[[Path], Recipe]] = {
     "the seed of the text": lambda _: msgspec.structs.replace(
         RECIPE, calibration=Calibration(samples=2, length=16, seed=1)
     ),
-    "the student": lambda student: (_touch_weights(student), RECIPE)[1],
+    "the student": _with_other_weights,
 }
 
 
@@ -245,14 +247,11 @@ def test_a_file_that_fails_the_gate_is_not_kept_and_the_rest_is(
 def test_a_prediction_that_is_off_is_not_kept_either(
     student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgepress.pipeline import run
-
-    real = run.predict_files
 
     def off_by_one(model: Any, target: ExportTarget) -> dict[str, int]:
-        return {path: size + 1 for path, size in real(model, target).items()}
+        return {path: size + 1 for path, size in predict_files(model, target).items()}
 
-    monkeypatch.setattr(run, "predict_files", off_by_one)
+    monkeypatch.setattr("edgepress.pipeline.run.predict_files", off_by_one)
     with pytest.raises(ParityError, match=r"gguf/model\.gguf: \d+ bytes written, \d+ predicted"):
         press(student_dir, tmp_path / "out")
     assert not (tmp_path / "out" / "gguf").exists()

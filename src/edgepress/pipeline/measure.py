@@ -95,11 +95,14 @@ def evaluate_model(model: ModelFile, student: Student, text: EvaluationText) -> 
     """Quality of a model file against its student.
 
     Raises:
-        InputError: the file's vocabulary is not the student's.
+        InputError: the file is damaged, or its vocabulary is not the student's.
     """
+    context = text.windows.shape[1]
     reference = reference_logits(student, text.windows)
+    if reference.missing():
+        open_session(model, context=context).close()  # damage shows before the reference is computed, not after
     reference.fill()
-    with open_session(model, context=text.windows.shape[1]) as session:
+    with open_session(model, context=context) as session:
         return measure_quality(
             session,
             reference,

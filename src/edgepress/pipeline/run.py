@@ -34,9 +34,9 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     """
     plan = make_plan(student, recipe, targets)
     check_disk(plan, out)
-    state(student, plan)
     output = Output(out)
     with output.claim():
+        state(student, plan)
         key = _checkpoint_key(student, recipe)
         output.run("checkpoint", key, lambda working: _make_checkpoint(student, recipe, plan, working), derived=TARGETS)
         checkpoint = Checkpoint(out / "checkpoint")
