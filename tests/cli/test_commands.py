@@ -82,8 +82,8 @@ def test_compress_and_export_are_the_run_in_two(place: Path, tmp_path: Path) -> 
     made = edgepress("compress", "student", "-r", "q4_0.yaml", "-o", tmp_path / "c", "--json").json()
     assert made["checkpoint"] == str(tmp_path / "c" / "checkpoint")
     assert made["peak_memory_bytes_planned"] > 0
-    command = ["export", tmp_path / "c", "--to", "gguf", "--to", "onnx", "-o", tmp_path / "e", "--json"]
-    written = edgepress(*command).json()
+    targets = ("--to", "gguf", "--to", "onnx")
+    written = edgepress("export", tmp_path / "c", *targets, "-o", tmp_path / "e", "--json").json()
     assert written["out"] == str(tmp_path / "e")
     assert written["files"]["gguf/model.gguf"] == (tmp_path / "e" / "gguf" / "model.gguf").stat().st_size
     for path in written["files"]:
