@@ -32,6 +32,7 @@ def measure_quality(
     file_bytes: int,
     parameters: int,
     text_sha256: str | None = None,
+    bos: bool = False,
 ) -> QualityRecord:
     """Score a model's logits against the reference's.
 
@@ -42,6 +43,7 @@ def measure_quality(
         windows: (n, C) token ids, a beginning-of-text token included where the model wants one.
         file_bytes, parameters: of the shipped file, tied weights counted once; for the bits per weight.
         text_sha256: identity of the text behind the windows.
+        bos: each window begins with a token that is not of the text; for the record.
 
     Raises:
         EdgepressError: the engine returns NaN or infinite logits; names the window.
@@ -61,15 +63,16 @@ def measure_quality(
         text_sha256=text_sha256,
         windows_sha256=reference.windows_sha256,
         seconds=time.perf_counter() - start,
-        **_extent(windows),
+        **_extent(windows, bos),
         **summary,
     )
 
 
-def _extent(windows: Tokens) -> dict[str, Any]:
+def _extent(windows: Tokens, bos: bool) -> dict[str, Any]:
     """What was scored."""
     count, context = windows.shape
-    return {"protocol": protocol(context), "tokens": count * (context - 1), "windows": count, "context": context}
+    sentence = protocol(context, bos=bos)
+    return {"protocol": sentence, "tokens": count * (context - 1), "windows": count, "context": context}
 
 
 def _score_windows(session: Session, reference: ReferenceLogits, windows: Tokens) -> list[Scores]:

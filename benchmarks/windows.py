@@ -23,11 +23,12 @@ Tokens = NDArray[np.integer]
 _PIECE_BYTES = 2**28  # logits of one prefill call
 
 
-def protocol(context: int) -> str:
-    """How windows of ``context`` tokens are scored, in a sentence for the record."""
+def protocol(context: int, *, bos: bool = False) -> str:
+    """How windows of ``context`` tokens are scored, in a sentence for the record; ``bos``: each begins with one."""
+    added = "each begins with the tokenizer's BOS" if bos else "tokens as given (no token added)"
     return (
         f"non-overlapping windows of {context} tokens, each with an empty cache; positions 0 to {context - 2} predict "
-        "the next token; tokens as given (no token added); natural logarithms; mean over all positions"
+        f"the next token; {added}; natural logarithms; mean over all positions"
     )
 
 

@@ -49,6 +49,7 @@ def check_calibration(calibration: Calibration) -> None:
     for name in calibration.files:
         if not Path(name).is_file():
             raise InputError(f"calibration.files: {name}: no such file")
+        read_text(Path(name))
 
 
 def calibration_digest(calibration: Calibration) -> str:

@@ -30,6 +30,8 @@ def open_student(name: str) -> Student:
         InputError: it does not exist, is damaged or not supported; one line that says what and where.
         MissingExtraError: a library of the ``compress`` extra is not installed.
     """
+    if not name.strip():
+        raise InputError("no student given; name a directory, a .gguf file, a hub id or a built-in student")
     try:
         path = Path(name).expanduser()
         if path.is_dir():

@@ -17,8 +17,10 @@ def check_onnx_support(plan: ModelPlan) -> None:
     Raises:
         InputError: names the tensor and what would fit, or the property that is not supported.
     """
-    if plan.spec.head_dim % 2:
-        raise InputError(f"ONNX export: rotation needs an even head_dim, not {plan.spec.head_dim}")
+    if plan.spec.head_dim % 8:
+        raise InputError(
+            f"ONNX export: GroupQueryAttention needs a head_dim that is a multiple of 8, not {plan.spec.head_dim}"
+        )
     expected = expected_shapes(plan.spec)
     present = {tensor.name: tensor for tensor in plan.tensors}
     for name, shape in expected.items():

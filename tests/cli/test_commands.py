@@ -250,3 +250,10 @@ def test_in_a_process_of_its_own_stdout_is_the_document_alone() -> None:
     scored = ["--against", "student", "--text", "text.txt", *SCORED, "--json"]
     record = edgepress_process("eval", "q4_0/onnx", *scored).json()
     assert record["engine"] == "onnxruntime"
+
+
+def test_a_conversation_longer_than_the_context_forgets_its_oldest_turns(place: Path) -> None:
+    questions = "".join(f"question number {number} about the lazy dog\n" for number in range(12))
+    done = edgepress("chat", "q4_0/gguf", "--tokens", "8", stdin=questions)
+    assert done.code == 0
+    assert "the oldest turns are forgotten" in done.err

@@ -96,6 +96,16 @@ def test_killed_before_and_after_each_stage_takes_its_name(scene: Scene, undistu
         check(scene, f"stage-{moment}")
 
 
+def test_killed_before_an_entry_of_the_cache_takes_its_name(scene: Scene, undisturbed: Outcome) -> None:
+    changes = enumerate(undisturbed.changes, start=1)
+    moments = [number for number, (event, path) in changes if event == "os.rename" and "/cache/" in path]
+    assert len(moments) == 4  # two texts that the student wrote, two windows of reference logits
+    for moment in moments:
+        killed, ended = scene.perform(scene.run(f"cache-{moment}", moment), scene.run(f"cache-{moment}"))
+        assert (killed.code, ended.code) == (-signal.SIGKILL, 0)
+        check(scene, f"cache-{moment}")
+
+
 def test_killed_again_and_again_at_any_change_of_the_disk(scene: Scene, undisturbed: Outcome) -> None:
     """One output directory, killed six times on the way, each time further on."""
     chance = random.Random(0)

@@ -199,6 +199,15 @@ def test_an_export_alone_writes_the_bytes_of_the_whole_run(student_dir: Path, tm
                 assert (again / target / name).read_bytes() == (out / target / name).read_bytes(), name
 
 
+def test_an_export_of_another_checkpoint_replaces_the_first(student_dir: Path, tmp_path: Path) -> None:
+    for name, format in (("first", "q4_0"), ("second", "q8_0")):
+        press(student_dir, tmp_path / name, step(solver="nearest", format=format), targets=())
+        export(tmp_path / name, ("gguf",), tmp_path / "out")
+    export(tmp_path / "second", ("gguf",), tmp_path / "fresh")
+    made, wanted = (tmp_path / name / "gguf" / "model.gguf" for name in ("out", "fresh"))
+    assert made.read_bytes() == wanted.read_bytes()
+
+
 def test_an_export_beside_its_checkpoint_is_taken_over(student_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     press(student_dir, out, targets=())

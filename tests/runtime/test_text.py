@@ -68,6 +68,13 @@ def test_a_conversation_has_the_ids_that_transformers_gives_it(
     assert TextCodec(directory).render(messages, answer=False) == rendered
 
 
+def test_a_template_that_writes_the_bos_itself_gets_no_second_one(with_bos: Path) -> None:
+    set_template(with_bos, LLAMA3)
+    wanted = theirs(with_bos).apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=False)
+    assert wanted.count(theirs(with_bos).bos_token_id) == 1
+    assert TextCodec(with_bos).chat(QUESTION) == wanted
+
+
 def test_a_template_names_special_tokens_that_are_written_as_objects(directory: Path) -> None:
     path = directory / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))

@@ -102,3 +102,18 @@ def read_manifest(root: Path) -> Manifest:
             f"{path}: format version {manifest.format_version} is newer than {FORMAT_VERSION}; update edgepress"
         )
     return manifest
+
+
+def check_files(root: Path, part: str) -> None:
+    """Compare a directory below ``root`` with the manifest, where there is one.
+
+    Raises:
+        InputError: a file is missing or is not what the manifest says; names it.
+    """
+    if not (root / MANIFEST_FILE).is_file():
+        return
+    for entry in read_manifest(root).files:
+        if entry.path.startswith(f"{part}/"):
+            path = root / entry.path
+            if not path.is_file() or path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
+                raise InputError(f"{path}: is not the file that {MANIFEST_FILE} lists; run the recipe again")

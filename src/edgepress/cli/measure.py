@@ -21,7 +21,9 @@ def evaluate(
     against: Annotated[str, typer.Option("--against", metavar="STUDENT", help="The uncompressed student.")],
     text: Annotated[list[Path], typer.Option("--text", help="Text to score; may be given more than once.")],
     tokens: Annotated[int, typer.Option("--tokens", min=2, help="Score at most this many tokens of the text.")] = 16384,
-    context: Annotated[int, typer.Option("--context", min=2, help="Tokens per window.")] = 512,
+    context: Annotated[
+        int | None, typer.Option("--context", min=2, help="Tokens per window; default: 512, or the model's context.")
+    ] = None,
     engine: Engine = None,
     json: Json = False,
 ) -> None:
@@ -31,7 +33,8 @@ def evaluate(
 
     model = choose_model(artifact, engine)
     student = open_student(against)
-    record = evaluate_model(model, student, text_windows(student, tuple(text), tokens, context))
+    window = context or min(512, student.spec.context)
+    record = evaluate_model(model, student, text_windows(student, tuple(text), tokens, window))
     if json:
         print_json(record)
     else:

@@ -11,6 +11,7 @@ import typer
 from edgepress.cli.app import Engine, Json, Threads, app, print_json
 from edgepress.cli.measure import Artifact
 from edgepress.errors import InputError
+from edgepress.progress import say
 from edgepress.runtime.dialogue import Dialogue, open_dialogue
 from edgepress.runtime.locate import choose_model
 
@@ -32,6 +33,7 @@ def chat(
         messages = [{"role": "system", "content": system}] if system else []
         while question := _ask():
             messages.append({"role": "user", "content": question})
+            messages = _within_context(dialogue, messages, tokens)
             answer = _answer_aloud(dialogue, messages, tokens)
             messages.append({"role": "assistant", "content": answer})
 
@@ -61,6 +63,18 @@ def generate(
         print_json(answers)
 
 
+def _within_context(dialogue: Dialogue, messages: list[dict[str, str]], tokens: int) -> list[dict[str, str]]:
+    """The conversation without its oldest turns, where the whole of it and an answer do not fit the context."""
+    first = 1 if messages[0]["role"] == "system" else 0
+    kept, limit = list(messages), dialogue.session.context_limit
+    room = limit - min(tokens, limit // 2)
+    while len(dialogue.codec.chat(kept)) > room and len(kept) > first + 2:
+        del kept[first : first + 2]
+    if len(kept) < len(messages):
+        say(f"note: the context of {limit} tokens is full; the oldest turns are forgotten")
+    return kept
+
+
 def _turn(line: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": line}]
 
@@ -79,7 +93,11 @@ def _ask() -> str:
     """The next question; empty at the end of the input."""
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
-    return sys.stdin.readline().strip()
+    line = sys.stdin.buffer.readline()
+    try:
+        return line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the question is not UTF-8 text (byte {error.start})") from error
 
 
 def _answer_aloud(dialogue: Dialogue, messages: list[dict[str, str]], tokens: int) -> str:

@@ -39,10 +39,13 @@ _EVALUATION_SEED = 1_000_003
 
 
 class EvaluationText(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows to score, int64 (windows, context), and the identity of the text behind them."""
+    """Windows to score, int64 (windows, context), and the identity of the text behind them; ``bos``: each window begins
+    with a token that the tokenizer puts before every text.
+    """
 
     windows: Tokens
     text_sha256: str | None
+    bos: bool = False
 
 
 def text_windows(source: WeightSource, files: tuple[Path, ...], tokens: int, context: int) -> EvaluationText:
@@ -58,9 +61,11 @@ def text_windows(source: WeightSource, files: tuple[Path, ...], tokens: int, con
     ids = [token for text in texts for token in codec.encode(text, special=False)]
     if codec.bos is None:
         return EvaluationText(windows=cut_windows(ids, context, tokens), text_sha256=digest)
+    if context < 3:
+        raise InputError(f"context {context} leaves nothing to predict after the BOS; at least 3 tokens are needed")
     windows = cut_windows(ids, context - 1, tokens)
     start = np.full((len(windows), 1), codec.bos, windows.dtype)
-    return EvaluationText(windows=np.concatenate([start, windows], axis=1), text_sha256=digest)
+    return EvaluationText(windows=np.concatenate([start, windows], axis=1), text_sha256=digest, bos=True)
 
 
 def own_windows(student: Student, tokens: int, context: int) -> EvaluationText:
@@ -110,6 +115,7 @@ def evaluate_model(model: ModelFile, student: Student, text: EvaluationText) -> 
             file_bytes=model.file_bytes,
             parameters=student.parameters,
             text_sha256=text.text_sha256,
+            bos=text.bos,
         )
 
 
@@ -122,8 +128,13 @@ def measure_run(
     bench: Bench | None,
     samples: Samples | None,
 ) -> None:
-    """All measurements of a run, written to ``out/measurements``; ``models`` maps labels to files."""
+    """All measurements of a run, written to ``out/measurements``; ``models`` maps labels to files.
+
+    What an earlier recipe measured there and this one does not is removed: it would describe files that are gone.
+    """
     folder = out / "measurements"
+    wanted = {f"quality-{label}" for label in models if evaluate} | {f"latency-{label}" for label in models if bench}
+    forget_other_measurements(folder, wanted | ({"samples"} if samples else set()))
     identity = {label: model_identity(model) for label, model in models.items()}
     if evaluate is not None:
         text = _recipe_text(student, evaluate)
@@ -153,6 +164,14 @@ def bench_scenario(bench: Bench, context: int) -> Scenario:
         repetitions=bench.repetitions,
         threads=bench.threads,
     )
+
+
+def forget_other_measurements(folder: Path, wanted: set[str]) -> None:
+    """Remove the measurements, and their keys, whose names are not wanted."""
+    for path in folder.glob("*.json"):
+        if path.stem not in wanted:
+            path.unlink()
+            path.with_name(f".{path.stem}.key").unlink(missing_ok=True)
 
 
 def model_identity(model: ModelFile) -> str:

@@ -18,6 +18,7 @@ from edgepress.compress.calibrate.tokens import check_calibration
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
+from edgepress.pipeline.measure import text_windows
 from edgepress.recipe import ExportTarget, Recipe
 
 # What Python holds before any model, without and with torch and transformers, measured on x86-64 Linux; and what
@@ -79,6 +80,9 @@ def _check_measurements(student: Student, recipe: Recipe) -> None:
     for name in recipe.evaluate.files if recipe.evaluate else ():
         if not Path(name).is_file():
             raise InputError(f"evaluate.files: {name}: no such file")
+    if recipe.evaluate and recipe.evaluate.files:
+        context = min(recipe.evaluate.context, student.spec.context)
+        text_windows(student, tuple(Path(name) for name in recipe.evaluate.files), recipe.evaluate.tokens, context)
     deepest, context = max(recipe.bench.depth) if recipe.bench else 0, student.spec.context
     if deepest + 2 > context:
         raise InputError(f"bench.depth: {deepest} tokens leave no room in the student's context of {context}")

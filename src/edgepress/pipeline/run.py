@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
-from edgepress.artifact.manifest import Lineage, build_manifest, list_files, write_manifest
+from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.layers import quantize_model
@@ -72,6 +72,7 @@ def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path) -> None
     directory = artifact if is_checkpoint(artifact) else artifact / "checkpoint"
     if not is_checkpoint(directory):
         raise InputError(f"{artifact}: no checkpoint here; give the output of 'edgepress compress' or 'edgepress run'")
+    check_files(artifact, "checkpoint")
     checkpoint = Checkpoint(directory)
     for target in targets:
         predict_files(checkpoint.plan(), target)
