@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from commands import edgepress, edgepress_process
-from exports import export_everywhere
 from safetensors.numpy import load_file, save_file
-from small_disk import run_on_small_disk
-
-RECIPE = """
-calibration: {samples: 2, length: 16}
-compress: [{step: quantize, solver: nearest, format: q4_0}]
-evaluate: null
-bench: null
-samples: null
-"""
-
-
-@pytest.fixture(scope="module")
-def run_dir(llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves, as far as the engines are concerned."""
-    return export_everywhere(llama_dir, tmp_path_factory.mktemp("run"), "q4_0")
-
-
-@pytest.fixture
-def place(llama_dir: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with a student, a run, a recipe and a text; ``out`` must not exist at the end."""
-    shutil.copytree(llama_dir, tmp_path / "student")
-    shutil.copytree(run_dir, tmp_path / "run")
-    (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
-    (tmp_path / "text.txt").write_text("The quick brown fox. " * 40, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
-    yield tmp_path
-    assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.glob(".*"))
-
 
 Change = Callable[[Path], object]
 
@@ -257,48 +225,6 @@ def test_without_a_network_a_hub_id_is_one_line(place: Path) -> None:
     assert "nobody/no-such-model: not a local directory, and the hub cannot be reached" in done.error()
 
 
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(place: Path) -> None:
-    code = "import sys; from edgepress.cli import main; sys.argv[1:] = sys.argv[2:]; main()"
-    (place / "disk").mkdir()
-    done = run_on_small_disk(code, place / "disk", 200, "run", "student", "-r", "r.yaml", "-o", "disk/out")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == [
-        "error: disk/out: the output needs 1 MB and 0 MB are free; free some space or choose another disk"
-    ]
-
-
-# Takes the size check away, as if the disk filled up after it; what is left on the disk goes to stdout.
-_FILLS_UP = """
-import sys
-from pathlib import Path
-from edgepress.cli import main
-from edgepress.pipeline import run
-
-disk = Path(sys.argv[1])
-run.check_disk = lambda plan, out: None
-sys.argv[1:] = sys.argv[2:]
-try:
-    main()
-finally:
-    print(*sorted(path.name for path in (disk / "out").iterdir()))
-"""
-
-
-@pytest.mark.parametrize(("kilobytes", "left"), [(250, ".edgepress"), (620, ".edgepress checkpoint")])
-def test_a_disk_that_fills_up_leaves_nothing_half_written(kilobytes: int, left: str, place: Path) -> None:
-    """Too small for the checkpoint; too small for the ONNX weights behind it."""
-    (place / "disk").mkdir()
-    only = "export: [onnx]\n"
-    (place / "r.yaml").write_text(RECIPE + only, encoding="utf-8")
-    done = run_on_small_disk(_FILLS_UP, place / "disk", kilobytes, "run", "student", "-r", "r.yaml", "-o", "disk/out")
-    assert done.returncode == 2
-    assert done.stdout.split() == left.split()
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert errors == done.stderr.splitlines()[-1:]
-    assert "the disk is full; free some space and run the same command again" in errors[0]
-
-
 @pytest.mark.parametrize(
     "arguments", [["run"], ["run", "student"], ["eval", "x", "--tokens", "1"], ["no-such-command"]]
 )
@@ -307,3 +233,13 @@ def test_wrong_usage_is_exit_2_without_a_traceback(arguments: list[str]) -> None
     assert (done.code, done.out) == (2, "")
     assert "Traceback" not in done.err
     assert "error" in done.err.lower()
+
+
+def test_an_interruption_is_one_line_that_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgepress.compress.student.open.open_student", interrupted)
+    done = edgepress(*RUN)
+    assert (done.code, done.out) == (130, "")
+    assert done.err == "error: interrupted; run the same command to go on\n"
