@@ -25,7 +25,7 @@ demo: $(STAMP)
 	for recipe in $(RECIPES); do \
 		$(BIN)/edgepress run $(STUDENT) --recipe $$recipe --out out/$$recipe || exit $$?; \
 	done
-	printf 'What is the capital of France?\n' > out/prompts.txt
+	printf 'What is the capital of Japan?\n' > out/prompts.txt
 	for recipe in $(RECIPES); do \
 		$(BIN)/edgepress generate out/$$recipe/gguf --prompts out/prompts.txt --tokens 40 || exit $$?; \
 		$(BIN)/edgepress generate out/$$recipe/onnx --prompts out/prompts.txt --tokens 40 || exit $$?; \

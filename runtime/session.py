@@ -6,6 +6,8 @@ logits. Positions run on until ``reset``.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Protocol
@@ -110,3 +112,11 @@ def resident_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system: glibc keeps what a large model leaves, and the next phase would add to it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

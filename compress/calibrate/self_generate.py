@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.weights import WeightSource
 from edgepress.progress import progress
+from edgepress.runtime.session import return_freed_memory
 from edgepress.runtime.text import TextCodec
 
 GENERATION_VERSION = 1
@@ -49,6 +50,8 @@ def generate_windows(source: WeightSource, codec: TextCodec, samples: int, lengt
             count = min(width, samples - len(windows))
             stream = _Streams(count, opening, codec.stop_ids)
             windows += list(_sample(model, stream, length, generator, advance))
+    del model
+    return_freed_memory()
     return np.stack(windows)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, LAYER
 from edgepress.artifact.weights import WeightSource
+from edgepress.runtime.session import return_freed_memory
 from edgepress.runtime.torch_reference import build_skeleton, load_parameter
 
 Floats = NDArray[np.float32]
@@ -61,6 +62,7 @@ class LayerWalk:
                 count += self._hidden[batch].shape[0] * self._hidden.shape[1]
             yield LayerVisit(index=index, tensors=tensors, mean_square=sums.finish(count))
             layer.to("meta")
+            return_freed_memory()
 
     @torch.inference_mode()
     def head_mean_square(self) -> Floats:
