@@ -115,7 +115,7 @@ def resident_bytes() -> int:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back to the system: glibc keeps what a large model leaves, and the next phase would add to it."""
+    """Give freed memory back to the system: glibc keeps what a large model leaves, and the next phase adds to it."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
