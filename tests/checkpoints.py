@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from ggml_oracle import FORMATS as GGML_FORMATS
 from ggml_oracle import ggml_quantize
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from edgepress.artifact.checkpoint import Checkpoint, CheckpointWriter, Stored
 from edgepress.artifact.formats import get_format
+from edgepress.artifact.quantized import QuantizedTensor
 from edgepress.export.gguf.blocks import unpack
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -56,4 +58,16 @@ def store(values: NDArray[np.float32], format: str) -> Stored:
     if format == "f16":
         return values.astype(np.float16).astype(np.float32)
     assert get_format(format).fits(values.shape[1])
+    if format not in GGML_FORMATS:
+        return plainly_rounded(values, format)
     return unpack(format, ggml_quantize(format, values), values.shape[1])
+
+
+def plainly_rounded(values: NDArray[np.float32], format: str) -> QuantizedTensor:
+    """A symmetric format that ggml does not have, rounded to nearest, the largest magnitude on the highest level."""
+    spec, (rows, columns) = get_format(format), values.shape
+    blocks = values.reshape(rows, -1, spec.scale_width(columns)).astype(np.float64)
+    scales = (np.abs(blocks).max(axis=2) / spec.levels[-1]).astype(np.float16)
+    levels = np.clip(np.rint(blocks / scales.astype(np.float64)[..., None]), spec.levels[0], spec.levels[-1])
+    codes = (levels - spec.levels[0]).astype(np.uint8).reshape(rows, columns)
+    return QuantizedTensor(format=format, codes=codes, scales=scales)

@@ -179,7 +179,7 @@ def formats_table(tensors: tuple[TensorPlan, ...], colours: dict[str, str]) -> T
     """How many parameters ship in which format, most bits last; ``colours`` are those of the format map."""
     names = sorted({tensor.format for tensor in tensors}, key=format_rank)
     counts = {name: [tensor.values for tensor in tensors if tensor.format == name] for name in names}
-    sizes = megabytes_column([_format_bytes(name, sum(values)) for name, values in counts.items()])
+    sizes = megabytes_column([_format_bytes(name, tensors) for name in names])
     total = max(1, sum(tensor.values for tensor in tensors))
     rows = [
         Row(
@@ -195,12 +195,12 @@ def formats_table(tensors: tuple[TensorPlan, ...], colours: dict[str, str]) -> T
         )
         for (name, values), size in zip(counts.items(), sizes, strict=True)
     ]
-    head = ("format", "tensors", "parameters", "share, %", "bits each", "MB in GGUF")
+    head = ("format", "tensors", "parameters", "share, %", "bits each", "MB packed")
     return Table(id="formats-table", head=head, rows=tuple(rows))
 
 
-def _format_bytes(name: str, values: int) -> int | None:
-    return FORMATS[name].tensor_bytes(values) if name in FORMATS else None
+def _format_bytes(name: str, tensors: Iterable[TensorPlan]) -> int | None:
+    return sum(tensor.data_bytes for tensor in tensors if tensor.format == name) if name in FORMATS else None
 
 
 def format_rank(name: str) -> tuple[float, str]:

@@ -1,6 +1,7 @@
-"""The arithmetic that all solvers for 32-wide blocks share: cutting into blocks, nearest codes, fp16 scales.
+"""The arithmetic that all solvers for blocks with one scale share: cutting into blocks, nearest codes, fp16 scales.
 
-A *grid* is the set of levels of a format. ``encode`` maps scaled values x/d to the code of the nearest level.
+A block is a whole row in formats with one scale per row. A *grid* is the set of levels of a format. ``encode`` maps
+scaled values x/d to the code of the nearest level.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from edgepress.errors import InputError
 Floats = NDArray[np.float32]
 
 FP16_MAX = 65504.0
+_FP16_TINY = np.float32(2.0**-24)
 
 
 def to_blocks(weight: Floats, spec: Format) -> Floats:
     """(rows, columns) → (rows · columns / block, block), a view where the memory allows."""
-    return np.ascontiguousarray(weight, dtype=np.float32).reshape(-1, spec.block)
+    return np.ascontiguousarray(weight, dtype=np.float32).reshape(-1, spec.scale_width(weight.shape[1]))
 
 
 def encode(scaled: Floats, spec: Format) -> NDArray[np.uint8]:
@@ -62,12 +64,18 @@ def to_fp16(value: Floats, what: str) -> NDArray[np.float16]:
     return value.astype(np.float16)
 
 
+def shipped_scale(scale: Floats, spec: Format) -> Floats:
+    """The fp16 values that a file holds for scales, as float32; above 0 where the format wants them so."""
+    rounded = to_fp16(scale, "scale").astype(np.float32)
+    return np.maximum(rounded, _FP16_TINY) if spec.positive else rounded
+
+
 def assemble(
     spec: Format, shape: tuple[int, int], codes: NDArray[np.uint8], scale: Floats, minimum: Floats | None
 ) -> QuantizedTensor:
     """Codes (blocks, block), scales and minima (blocks,) → a QuantizedTensor of ``shape``."""
     rows, columns = shape
-    per_block = (rows, columns // spec.block)
+    per_block = (rows, columns // spec.scale_width(columns))
     return QuantizedTensor(
         format=spec.name,
         codes=codes.reshape(rows, columns),

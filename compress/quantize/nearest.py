@@ -1,6 +1,6 @@
-"""Round to nearest by ggml's own rule, for the 32-wide block formats.
+"""Round to nearest: by ggml's own rule for its 32-wide block formats, to the covering grid for TensorRT's.
 
-Per block of 32 values x, with L the lowest level and m the value of largest magnitude:
+Per block of values x, with L the lowest level and m the value of largest magnitude:
 
     q4_0, q5_0      d = m / L                         q = ⌊x/d + 1/2⌋           (the extreme value is exact)
     q8_0            d = |m| / 127                     q = round half away (x/d)
@@ -9,6 +9,8 @@ Per block of 32 values x, with L the lowest level and m the value of largest mag
 
 Codes are taken with the float32 d, and d is rounded to fp16 afterwards, as ggml does: the file is the one that
 llama-quantize writes without an importance matrix, byte for byte. Source: ``quantize_row_*_ref`` in ggml-quants.c.
+
+    int8, trt_int4_*    d = max(max x / H, min x / L), H the highest level; q nearest to x/d for the fp16 d
 """
 
 from __future__ import annotations
@@ -18,18 +20,26 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.formats import Format, get_format
 from edgepress.artifact.quantized import QuantizedTensor
-from edgepress.compress.quantize.grid import Floats, assemble, encode, reciprocal, signed_extreme, to_blocks
+from edgepress.compress.quantize.grid import (
+    Floats,
+    assemble,
+    encode,
+    reciprocal,
+    shipped_scale,
+    signed_extreme,
+    to_blocks,
+)
 
 # ggml treats a block whose largest magnitude is below this as zero (iq4_nl only).
 _ZERO_BLOCK = np.float32(1e-15)
 
 
 def quantize_nearest(weight: Floats, format: str) -> QuantizedTensor:
-    """Round a matrix to a 32-wide block format.
+    """Round a matrix to a format of blocks with one scale.
 
     Args:
-        weight: float32, (rows, columns), columns a multiple of 32.
-        format: q8_0, q5_0, q5_1, q4_0, q4_1 or iq4_nl.
+        weight: float32, (rows, columns), columns a multiple of the block.
+        format: q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl, int8 or trt_int4_*.
 
     Raises:
         InputError: a scale beyond fp16's range.
@@ -39,7 +49,9 @@ def quantize_nearest(weight: Floats, format: str) -> QuantizedTensor:
     if spec.has_min:
         codes, scale, minimum = _affine(blocks, spec)
         return assemble(spec, weight.shape, codes, scale, minimum)
-    if spec.bits == 8:
+    if spec.positive:
+        codes, scale = _covering(blocks, spec)
+    elif spec.bits == 8:
         codes, scale = _eight_bit(blocks)
     elif spec.levels[0] == -(2 ** (spec.bits - 1)):
         codes, scale = _symmetric(blocks, spec)
@@ -52,6 +64,12 @@ def _symmetric(blocks: Floats, spec: Format) -> tuple[NDArray[np.uint8], Floats]
     scale = signed_extreme(blocks) / np.float32(spec.levels[0])
     shifted = blocks * reciprocal(scale)[:, None] + np.float32(0.5 - spec.levels[0])
     return np.minimum(shifted, np.float32(len(spec.levels) - 1)).astype(np.uint8), scale
+
+
+def _covering(blocks: Floats, spec: Format) -> tuple[NDArray[np.uint8], Floats]:
+    high, low = np.float32(spec.levels[-1]), np.float32(spec.levels[0])
+    scale = shipped_scale(np.maximum(blocks.max(axis=1) / high, blocks.min(axis=1) / low), spec)
+    return encode(blocks / scale[:, None], spec), scale
 
 
 def _eight_bit(blocks: Floats) -> tuple[NDArray[np.uint8], Floats]:

@@ -1,4 +1,4 @@
-"""Activation-weighted scale search ("imatrix style"), for the 32-wide block formats.
+"""Activation-weighted scale search ("imatrix style"), for formats whose blocks, or whole rows, have one scale.
 
 Idea: a layer's output error weighs each weight by its input, E‖(W - Ŵ)x‖² ≈ Σ_j E[x_j²] (w_j - ŵ_j)². So choose each
 block's scale (and minimum) to minimise
@@ -11,7 +11,8 @@ the outermost level", keep the best, then alternate codes and closed form, all o
 
 Source: ``make_qx_quants`` and ``make_qkx3_quants`` in ggml-quants.c. Where we depart: a wider fan that also puts the
 extreme on the opposite end of an asymmetric grid, minima of either sign, codes re-taken after the rounding to fp16, and
-two rounds of refitting; a step is kept only where it lowers the error of the rounded result.
+two rounds of refitting; a step is kept only where it lowers the error of the rounded result. Formats that want
+positive scales put the extreme on its own side of the grid, and a scale per row is searched until 1/1.6 of it is left.
 """
 
 from __future__ import annotations
@@ -23,18 +24,27 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.formats import Format, get_format
 from edgepress.artifact.quantized import QuantizedTensor
-from edgepress.compress.quantize.grid import Floats, assemble, encode, reciprocal, signed_extreme, to_blocks, to_fp16
+from edgepress.compress.quantize.grid import (
+    Floats,
+    assemble,
+    encode,
+    reciprocal,
+    shipped_scale,
+    signed_extreme,
+    to_blocks,
+    to_fp16,
+)
 
 _REFITS = 4
-_BLOCKS_AT_A_TIME = 8192  # 1 MiB per temporary: stays in the second-level cache
+_VALUES_AT_A_TIME = 1 << 18  # 1 MiB per temporary: stays in the second-level cache
 
 
 def quantize_scale_search(weight: Floats, format: str, importance: Floats | None) -> QuantizedTensor:
-    """Quantize a matrix to a 32-wide block format by weighted scale search.
+    """Quantize a matrix to a format of blocks with one scale by weighted scale search.
 
     Args:
-        weight: float32, (rows, columns), columns a multiple of 32.
-        format: q8_0, q5_0, q5_1, q4_0, q4_1 or iq4_nl.
+        weight: float32, (rows, columns), columns a multiple of the block.
+        format: q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl, int8 or trt_int4_*.
         importance: float32, (columns,), mean square of each input feature; None weighs all alike.
 
     Raises:
@@ -46,8 +56,9 @@ def quantize_scale_search(weight: Floats, format: str, importance: Floats | None
     codes = np.empty(blocks.shape, np.uint8)
     scale = np.empty(len(blocks), np.float32)
     minimum = np.zeros(len(blocks), np.float32)
-    for start in range(0, len(blocks), _BLOCKS_AT_A_TIME):
-        part = slice(start, start + _BLOCKS_AT_A_TIME)
+    at_a_time = max(1, _VALUES_AT_A_TIME // blocks.shape[1])
+    for start in range(0, len(blocks), at_a_time):
+        part = slice(start, start + at_a_time)
         fit = _search_affine if spec.has_min else _search_symmetric
         begin = fit(blocks[part], emphasis[part], spec)
         codes[part], scale[part], minimum[part] = _refine(blocks[part], emphasis[part], spec, *begin)
@@ -69,7 +80,7 @@ def _emphasis(weight: Floats, importance: Floats | None) -> Floats:
 def _search_symmetric(blocks: Floats, emphasis: Floats, spec: Format) -> tuple[Floats, Floats]:
     """Best scale over the fan by the closed-form gain (Σhqx)²/Σhq²; returns (scale, zeros)."""
     extreme = signed_extreme(blocks)
-    per_extreme = reciprocal(extreme)
+    per_extreme = reciprocal(np.abs(extreme) if spec.positive else extreme)
     levels = spec.level_array()
     best = np.full(len(blocks), -1, np.float32)
     scale = np.zeros(len(blocks), np.float32)
@@ -86,7 +97,13 @@ def _search_symmetric(blocks: Floats, emphasis: Floats, spec: Format) -> tuple[F
 
 def _targets(spec: Format) -> Iterator[float]:
     """Where on the grid to put the block's extreme value: around the lowest and around the highest level."""
+    if spec.kind == "channel":
+        yield from np.linspace(0.97, 1.6, 40) * spec.levels[-1]
+        return
     spread = (spec.levels[-1] - spec.levels[0]) / 15
+    if spec.positive:
+        yield from (spec.levels[-1] + 0.1 * step * spread for step in range(-9, 19))
+        return
     for end in (spec.levels[0], spec.levels[-1]):
         for step in range(-9, 13) if spec.bits < 8 else range(-2, 3):
             yield end - np.sign(end) * 0.1 * step * spread
@@ -135,7 +152,7 @@ def _refine(
 ) -> tuple[NDArray[np.uint8], Floats, Floats]:
     """Alternate codes and closed form on fp16 values, keeping what lowers the error; returns codes, scale, minimum."""
     levels = spec.level_array()
-    scale, minimum = _as_shipped(scale), _as_shipped(minimum)
+    scale, minimum = shipped_scale(scale, spec), _as_shipped(minimum)
     codes = _codes(blocks, scale, minimum, spec)
     error = _error(blocks, emphasis, levels[codes], scale, minimum)
     for _ in range(_REFITS):
@@ -147,7 +164,7 @@ def _refine(
             cross = np.einsum("ij,ij->i", weighted, blocks)
             new_scale = cross * reciprocal(np.einsum("ij,ij->i", weighted, level))
             new_minimum = minimum
-        new_scale, new_minimum = _as_shipped(new_scale), _as_shipped(new_minimum)
+        new_scale, new_minimum = shipped_scale(new_scale, spec), _as_shipped(new_minimum)
         new_codes = _codes(blocks, new_scale, new_minimum, spec)
         new_error = _error(blocks, emphasis, levels[new_codes], new_scale, new_minimum)
         better = new_error < error
@@ -156,8 +173,8 @@ def _refine(
     return codes, scale, minimum
 
 
-def _as_shipped(value: Floats) -> Floats:
-    return to_fp16(value, "scale").astype(np.float32)
+def _as_shipped(minimum: Floats) -> Floats:
+    return to_fp16(minimum, "minimum").astype(np.float32)
 
 
 def _codes(blocks: Floats, scale: Floats, minimum: Floats, spec: Format) -> NDArray[np.uint8]:

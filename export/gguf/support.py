@@ -13,6 +13,8 @@ import math
 import msgspec
 
 from edgepress.artifact.families import FAMILIES, LINEARS, Family, gguf_names, layer_name
+from edgepress.artifact.formats import formats_for
+from edgepress.artifact.ggml_types import GGML_TYPES
 from edgepress.artifact.plan import ModelPlan
 from edgepress.artifact.spec import ModelSpec
 from edgepress.errors import InputError
@@ -122,6 +124,12 @@ def _check_tensors(plan: ModelPlan, family: Family, graph: Graph) -> None:
         if role not in graph.biases
         for i in range(plan.spec.depth)
     }
+    types = {kind.name.lower() for kind in GGML_TYPES.values()}
     for tensor in plan.tensors:
         if tensor.name not in known or tensor.name in refused:
             raise _refuse(family, f"tensor {tensor.name}")
+        if tensor.format.lower() not in types:
+            held = ", ".join(name for name in formats_for(tensor.shape[-1]) if name.lower() in types)
+            raise InputError(
+                f"GGUF export: {tensor.name} is {tensor.format}, which ggml does not have; formats that fit: {held}"
+            )

@@ -4,7 +4,7 @@ Both operators know one grid: an unsigned code of 4 or 8 bits, a scale and a zer
 
     w = s · (q - z),      z = 2^(bits-1) where no zero points are given
 
-so every ggml format without a minimum fits to the bit, the odd widths in an 8-bit container:
+so every format without a minimum fits to the bit, the odd widths in an 8-bit container:
 
     format   container   block   q - z is
     q4_0     4 bits      32      its level
@@ -12,6 +12,8 @@ so every ggml format without a minimum fits to the bit, the odd widths in an 8-b
     q5_0     8 bits      32      its level
     iq4_nl   8 bits      32      its level (from the table of sixteen)
     q6_K     8 bits      16      its level; s = D · s of the sub-block, a float32
+    int8     8 bits      32      its level; s = the row's, the same for all its blocks
+    trt_int4_64, _128    4 bits, 64 or 128, its level
 
 A format with a minimum, w = d·c + m, is the same grid plus one number per block,
 
@@ -40,7 +42,7 @@ from edgepress.artifact.formats import FORMATS, get_format
 from edgepress.artifact.quantized import QuantizedTensor
 from edgepress.errors import InputError
 
-# Bits of the container; the ggml formats that are not here cannot be held.
+# Bits of the container; the formats that are not here cannot be held.
 _CONTAINER_BITS = {
     "q4_0": 4,
     "q4_1": 4,
@@ -51,7 +53,11 @@ _CONTAINER_BITS = {
     "q6_K": 8,
     "iq4_nl": 8,
     "q8_0": 8,
+    "int8": 8,
+    "trt_int4_64": 4,
+    "trt_int4_128": 4,
 }
+_ROW_BLOCK = 32  # how rows with one scale are cut, since the operators have no block as long as a row
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +117,7 @@ def grid(format_name: str) -> Grid:
     return Grid(
         format=format_name,
         bits=bits,
-        block=spec.sub_block,
+        block=spec.sub_block or _ROW_BLOCK,
         shift=(1 << (bits - 1)) - centre,
         affine=spec.has_min,
     )
@@ -125,7 +131,7 @@ def pack(tensor: QuantizedTensor) -> PackedTensor:
     """
     layout = grid(tensor.format)
     stored = _stored_codes(layout)[tensor.codes]
-    step = tensor.step()
+    step = np.repeat(tensor.step(), tensor.block_size // layout.block, axis=1)
     offsets = None
     if (offset := tensor.offset()) is not None:
         offsets = offset + np.float32(layout.zero - layout.shift) * step

@@ -73,11 +73,11 @@ def _check_format(tensor: TensorPlan) -> None:
         return
     if not is_matrix(tensor.name):
         raise InputError(f"ONNX export: {tensor.name} is stored as floats (f32 or f16), not as {tensor.format}")
-    grid(tensor.format)
-    width = tensor.shape[1]
-    if not spec.fits(width):
-        fitting = [name for name in held_formats() if get_format(name).fits(width)]
+    block, width = grid(tensor.format).block, tensor.shape[1]
+    if width % max(block, spec.block):
+        fitting = [name for name in held_formats() if width % max(grid(name).block, get_format(name).block) == 0]
         raise InputError(
-            f"{tensor.name}: rows of {width} values do not divide into blocks of {spec.block} ({tensor.format}); "
+            f"{tensor.name}: rows of {width} values do not divide into blocks of {max(block, spec.block)} "
+            f"({tensor.format}); "
             f"what fits: {', '.join(['f32', 'f16', *fitting])}"
         )

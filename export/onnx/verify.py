@@ -129,12 +129,13 @@ def _check_matrix(name: str, checkpoint: Checkpoint, stored: PackedTensor, bits:
     except ValueError as error:
         raise ParityError(f"{name}: {error}") from error
     _compare(name, codes, tensor.codes)
-    _compare(name, stored.scales, tensor.step())
+    packed = pack(tensor)
+    _compare(name, stored.scales, packed.scales)
     values, wanted = dequantize(stored, bits), checkpoint.read(name)
     if stored.offsets is None:
         _compare(name, values, wanted)
         return
-    _compare(name, stored.offsets, pack(tensor).offsets)
+    _compare(name, stored.offsets, packed.offsets)
     largest = np.abs(stored.scales) * np.float32(1 << bits) + np.abs(stored.offsets)
     allowed = AFFINE_ULPS * np.finfo(np.float32).eps * largest
     apart = np.abs(values - wanted) > np.repeat(allowed, tensor.block_size, axis=1)

@@ -1,4 +1,4 @@
-"""The table of formats is that of ggml."""
+"""The table of formats is that of ggml, and of the symmetric grids of TensorRT."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ gguf = pytest.importorskip("gguf")
 
 ALL = list(FORMATS.values())
 BLOCKS = [entry for entry in ALL if entry.kind != "float"]
+GGML = [entry for entry in ALL if entry.name.upper() in gguf.GGMLQuantizationType.__members__]
 
 
-@pytest.mark.parametrize("entry", ALL, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", GGML, ids=lambda entry: entry.name)
 def test_blocks_have_the_sizes_of_the_gguf_package(entry: Format) -> None:
     kind = gguf.GGMLQuantizationType[entry.name.upper()]
     assert gguf.GGML_QUANT_SIZES[kind] == (entry.block, entry.block_bytes)
@@ -30,7 +31,8 @@ def test_there_is_one_level_for_each_code_and_zero_lies_among_them(entry: Format
     assert np.all(np.diff(levels) > 0)
     assert levels[0] <= 0 < levels[-1]
     assert entry.has_min == (levels[0] == 0)
-    assert entry.block % entry.sub_block == 0
+    assert entry.scale_width(256) in (entry.sub_block, 256)
+    assert entry.block % (entry.sub_block or 1) == 0
 
 
 def test_the_levels_of_iq4_nl_are_the_packages() -> None:
@@ -41,8 +43,8 @@ def test_the_levels_of_iq4_nl_are_the_packages() -> None:
     ("width", "fitting"),
     [
         (256, list(FORMATS)),
-        (576, [name for name in FORMATS if not name.endswith("_K")]),
-        (100, ["f32", "f16"]),
+        (576, [name for name in FORMATS if not name.endswith(("_K", "_128"))]),
+        (100, ["f32", "f16", "int8"]),
     ],
 )
 def test_the_formats_of_a_width_are_those_whose_blocks_divide_it(width: int, fitting: list[str]) -> None:
@@ -53,6 +55,13 @@ def test_a_tensors_bytes_are_its_blocks() -> None:
     assert get_format("q4_0").tensor_bytes(64 * 96) == 64 * 3 * 18
     assert get_format("q6_K").tensor_bytes(2 * 512) == 2 * 2 * 210
     assert get_format("f16").tensor_bytes(7) == 14
+    assert get_format("trt_int4_64").tensor_bytes(64 * 128) == 64 * 128 // 2 + 2 * 64 * 2
+    assert get_format("trt_int4_128").tensor_bytes(64 * 128) == 64 * 128 // 2 + 64 * 2
+
+
+def test_int8_takes_a_byte_per_value_and_a_float_per_row() -> None:
+    assert get_format("int8").tensor_bytes(6 * 100, rows=6) == 6 * 100 + 6 * 4
+    assert get_format("q8_0").tensor_bytes(6 * 32, rows=6) == 6 * 34
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones() -> None:

@@ -24,7 +24,7 @@ from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
 from edgepress.pipeline.plan import RunPlan, make_plan
 from edgepress.pipeline.run import compress
-from edgepress.recipe import Recipe
+from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.locate import ENGINES, choose_model, open_session
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -32,9 +32,11 @@ pytestmark = pytest.mark.usefixtures("one_core")
 TOKENS = [int(token) for token in np.random.default_rng(6).integers(4, 320, 80)]
 UP = "model.layers.1.mlp.up_proj.weight"
 
-NARROW = [name for name in FORMATS if not name.endswith("_K")]
+# Formats that only ONNX and TensorRT have.
+ONNX_ONLY = ("int8", "trt_int4_64", "trt_int4_128")
+NARROW = [name for name in FORMATS if not name.endswith(("_K", "_128"))]
 # Where both files hold the same numbers in the same arithmetic.
-BIT_EQUAL = ("f32", "f16", "q8_0", "q4_0")
+BIT_EQUAL = ("f32", "f16", "q8_0", "q4_0", *ONNX_ONLY)
 # Floats: float16 keys and values. Quantized: both engines round activations to 8 bits; a row out of place costs nats.
 BOUNDS = {"f32": 1e-5, "f16": 1e-5}
 QUANTIZED_BOUND = 1e-2
@@ -42,7 +44,9 @@ QUANTIZED_BOUND = 1e-2
 
 def quantize(**step: Any) -> Recipe:
     calibration = Calibration(samples=2, length=32)
-    return Recipe(calibration=calibration, compress=(QuantizeStep(**step),), evaluate=None, bench=None, samples=None)
+    chosen = QuantizeStep(**step)
+    targets: tuple[ExportTarget, ...] = ("onnx",) if chosen.format in ONNX_ONLY else ("gguf", "onnx")
+    return Recipe(calibration=calibration, compress=(chosen,), export=targets, evaluate=None, bench=None, samples=None)
 
 
 def press(model: Path, out: Path, **step: Any) -> RunPlan:
@@ -67,22 +71,25 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(out: Path, plan: RunPlan, format: str) -> None:
     """Everything a pressed model must keep."""
     assert {path: (out / path).stat().st_size for path in plan.files} == plan.files
-    on_disk = {path.relative_to(out).as_posix() for part in ("gguf", "onnx") for path in (out / part).iterdir()}
+    targets = ("onnx",) if format in ONNX_ONLY else ("gguf", "onnx")
+    on_disk = {path.relative_to(out).as_posix() for part in targets for path in (out / part).iterdir()}
     assert on_disk == set(plan.files)
     checkpoint = Checkpoint(out / "checkpoint")
     matrices = [name for name in checkpoint.names if is_matrix(name)]
     assert {checkpoint.format(name) for name in matrices} == {format}
     values = row_bag([checkpoint.read(name) for name in matrices])
-    assert row_bag(gguf_matrices(out / "gguf" / "model.gguf")) == values
+    if "gguf" in targets:
+        assert row_bag(gguf_matrices(out / "gguf" / "model.gguf")) == values
     if format in BIT_EQUAL:
         assert row_bag(onnx_matrices(out / "onnx")) == values
     logits = {}
-    for engine in ENGINES:
+    engines = [engine for engine in ENGINES if engine != "llama.cpp" or "gguf" in targets]
+    for engine in engines:
         with open_session(choose_model(out, engine), context=96, threads=1) as session:
             logits[engine] = session.prefill(TOKENS)
     bound = BOUNDS.get(format, QUANTIZED_BOUND)
-    assert divergence(logits["torch"], logits["llama.cpp"]) < bound
-    assert divergence(logits["torch"], logits["onnxruntime"]) < bound
+    for engine in engines:
+        assert divergence(logits["torch"], logits[engine]) < bound
 
 
 def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -97,7 +104,7 @@ def test_a_format_by_nearest(format: str, wide: Path, tmp_path: Path) -> None:
     check(tmp_path / "out", press(wide, tmp_path / "out", solver="nearest", format=format), format)
 
 
-@pytest.mark.parametrize("format", ["q4_1", "iq4_nl", "q4_K", "q6_K"])
+@pytest.mark.parametrize("format", ["q4_1", "iq4_nl", "q4_K", "q6_K", "int8", "trt_int4_64"])
 def test_a_format_by_search(format: str, wide: Path, tmp_path: Path) -> None:
     check(tmp_path / "out", press(wide, tmp_path / "out", solver="scale_search", format=format), format)
 
@@ -146,9 +153,17 @@ def test_a_format_that_does_not_fit_is_refused_with_those_that_do(format: str, l
     assert "fallback" in str(raised.value)
 
 
+@pytest.mark.parametrize("format", ONNX_ONLY)
+def test_a_format_that_ggml_does_not_have_is_refused_for_gguf(format: str, wide: Path) -> None:
+    wanted = rf"GGUF export: .*_proj\.weight is {format}, which ggml does not have; formats that fit: f32, f16, q8_0, "
+    recipe = quantize(solver="nearest", format=format, embedding="q8_0")
+    with pytest.raises(InputError, match=wanted):
+        make_plan(open_student(str(wide)), recipe, ("gguf",))
+
+
 def test_rows_that_no_block_divides_are_refused_with_the_float_formats(tmp_path: Path) -> None:
     model = make_model_dir("llama", tmp_path / "student", intermediate_size=100)
-    with pytest.raises(InputError, match=r"down_proj.*rows of 100 values .* formats that fit: f32, f16;"):
+    with pytest.raises(InputError, match=r"down_proj.*rows of 100 values .* formats that fit: f32, f16, int8;"):
         make_plan(open_student(str(model)), quantize(solver="nearest", format="q4_0"), ("gguf",))
 
 
@@ -167,7 +182,7 @@ def test_a_fallback_is_taken_where_needed_and_listed(tmp_path: Path) -> None:
 
 def test_a_fallback_that_does_not_fit_either_is_refused(tmp_path: Path) -> None:
     model = make_model_dir("llama", tmp_path / "student", hidden_size=256, intermediate_size=100)
-    with pytest.raises(InputError, match=r"down_proj.*formats that fit: f32, f16"):
+    with pytest.raises(InputError, match=r"down_proj.*formats that fit: f32, f16, int8"):
         make_plan(open_student(str(model)), quantize(solver="nearest", format="q4_K", fallback="q5_0"), ("gguf",))
 
 

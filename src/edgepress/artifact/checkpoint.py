@@ -193,7 +193,7 @@ def _fit_together(parts: Mapping[str, Any], spec: Format, shape: tuple[int, ...]
     """Whether a quantized tensor's arrays are there, of the right shapes, and its codes within the format's levels."""
     if spec.kind == "float" or "codes" not in parts or len(shape) != 2 or not spec.fits(shape[1]):
         return False
-    fine, coarse = (shape[0], shape[1] // spec.sub_block), (shape[0], shape[1] // spec.block)
+    fine, coarse = (shape[0], shape[1] // spec.scale_width(shape[1])), (shape[0], shape[1] // spec.block)
     shapes = {"codes": shape, "scales": fine}
     shapes |= {"mins": fine} if spec.has_min else {}
     if spec.kind == "super":

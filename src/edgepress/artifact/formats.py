@@ -2,11 +2,12 @@
 
 A block format stores each row in blocks of ``block`` values. A value is
 
-    w = d · level[code] + m                     32-wide blocks: d, m are fp16
+    w = d · level[code] + m                     blocks of 32, 64 or 128: d, m are fp16
     w = (D · s) · level[code] - (M · t)         K types: fp16 D, M per 256 values, integer s, t per ``sub_block``
+    w = d · level[code]                         channel: one d per row, an fp16 value that a file keeps as float32
 
 ``level`` maps the unsigned code to the integer it stands for; formats without a minimum have no m or t.
-Byte counts are those of ggml's block structs.
+Byte counts of the ggml formats are those of its block structs. TensorRT and QuantizeLinear want d > 0 (``positive``).
 """
 
 from __future__ import annotations
@@ -24,28 +25,36 @@ IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """One storage format. ``block`` divides the row length; ``block_bytes`` is what a block occupies in a file."""
+    """One storage format. ``block`` divides the row length; ``block_bytes`` is what a block occupies in a file, and
+    ``row_bytes`` what a row takes on top of its blocks. ``sub_block`` values share a scale; a whole row where it is 0.
+    """
 
     name: str
-    kind: Literal["float", "block", "super"]
+    kind: Literal["float", "block", "super", "channel"]
     bits: int
     block: int
     block_bytes: int
     levels: tuple[int, ...] = ()
     has_min: bool = False
     sub_block: int = 0
+    row_bytes: int = 0
+    positive: bool = False
 
     def fits(self, width: int) -> bool:
         """Whether rows of ``width`` values divide into whole blocks."""
         return width % self.block == 0
 
-    def tensor_bytes(self, values: int) -> int:
-        """Bytes of ``values`` stored values (whole blocks)."""
-        return values // self.block * self.block_bytes
+    def tensor_bytes(self, values: int, rows: int = 0) -> int:
+        """Bytes of ``values`` stored values (whole blocks) in ``rows`` rows; only channel formats count those."""
+        return values // self.block * self.block_bytes + rows * self.row_bytes
+
+    def scale_width(self, columns: int) -> int:
+        """How many values of a row of ``columns`` share a scale."""
+        return self.sub_block or columns
 
     @property
     def bits_per_value(self) -> float:
-        """Stored bits per value, scales included."""
+        """Stored bits per value, the scales of blocks included, those of whole rows not."""
         return 8 * self.block_bytes / self.block
 
     def level_array(self) -> NDArray[np.float32]:
@@ -74,6 +83,19 @@ def _block(name: str, bits: int, block_bytes: int, levels: tuple[int, ...], *, h
     )
 
 
+def _symmetric_int4(name: str, block: int) -> Format:
+    return Format(
+        name=name,
+        kind="block",
+        bits=4,
+        block=block,
+        sub_block=block,
+        block_bytes=block // 2 + 2,
+        levels=_signed(4),
+        positive=True,
+    )
+
+
 def _super(name: str, bits: int, block_bytes: int, sub: int, levels: tuple[int, ...], *, has_min: bool) -> Format:
     return Format(
         name=name,
@@ -99,6 +121,9 @@ _ALL = (
     _super("q6_K", 6, 210, 16, _signed(6), has_min=False),
     _super("q5_K", 5, 176, 32, _unsigned(5), has_min=True),
     _super("q4_K", 4, 144, 32, _unsigned(4), has_min=True),
+    Format(name="int8", kind="channel", bits=8, block=1, block_bytes=1, row_bytes=4, levels=_signed(8), positive=True),
+    _symmetric_int4("trt_int4_64", 64),
+    _symmetric_int4("trt_int4_128", 128),
 )
 
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _ALL}

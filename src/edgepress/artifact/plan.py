@@ -7,20 +7,26 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.spec import ModelSpec
 
+ActivationFormat = Literal["float", "int8"]
+
 
 class TensorPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One tensor: Hugging Face name, shape, and the name of the format it ships in."""
+    """One tensor: Hugging Face name, shape, and the name of the format it ships in.
+
+    ``input_format`` is that of the activations that a linear multiplies: float, or int8 with one static scale.
+    """
 
     name: str
     shape: tuple[int, ...]
     format: str
+    input_format: ActivationFormat = "float"
 
     @property
     def values(self) -> int:
@@ -29,8 +35,8 @@ class TensorPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of the packed values in GGUF."""
-        return get_format(self.format).tensor_bytes(self.values)
+        """Bytes of the packed values."""
+        return get_format(self.format).tensor_bytes(self.values, self.shape[0])
 
 
 class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
