@@ -2,7 +2,8 @@
 
 Two checks. The integers: each exporter reads its file back, unpacks it and compares to the bit (``verify_gguf``,
 ``verify_onnx``). The logits, here: the mean KL divergence of the engine's next-token distributions from those of the
-torch reference over the *same dequantized weights*. What remains is the engine's arithmetic: float16 keys and values
+torch reference over the *same dequantized weights*, with inputs rounded to int8 where the checkpoint has static scales
+for them. What remains is the engine's arithmetic: float16 keys and values
 for float formats; for quantized formats both engines also round activations to 8 bits, which costs up to a few
 thousandths on a 100 M model. A wrong permutation, norm or rotation costs whole nats.
 """

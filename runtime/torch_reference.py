@@ -6,7 +6,7 @@ time into a model built without memory, so that the peak is one copy of the floa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import accelerate
@@ -15,6 +15,8 @@ import torch
 import transformers
 from torch import nn
 
+from edgepress.artifact.activations import HIGHEST, LOWEST
+from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.weights import WeightSource
 from edgepress.errors import InputError
@@ -23,7 +25,7 @@ from edgepress.runtime.session import ClosingSession, Logits, SessionMemory, res
 
 
 class TorchSession(ClosingSession):
-    """A Session over transformers' own implementation, in float32."""
+    """A Session over transformers' own implementation, in float32. A checkpoint's static int8 inputs are simulated."""
 
     engine = "torch"
     engine_version = f"torch {torch.__version__}, transformers {transformers.__version__}"
@@ -37,6 +39,8 @@ class TorchSession(ClosingSession):
         torch.set_num_threads(threads or physical_cores())
         self._spec = source.spec
         self._model = load_model(source)
+        if isinstance(source, Checkpoint):
+            round_inputs(self._model, source.activation_scales)
         self._cache: Any = None
         self._position = 0
 
@@ -110,3 +114,20 @@ def load_model(source: WeightSource, dtype: torch.dtype = torch.float32) -> Any:
     if missing:
         raise InputError(f"{missing[0]}: the weights lack this tensor, which the model needs")
     return model
+
+
+def round_inputs(model: nn.Module, scales: Mapping[str, float]) -> None:
+    """Make linears round their inputs to static int8, by the scales of a checkpoint (weight's name → scale).
+
+    x → s · clip(round(x / s), -128, 127) in float32, halves to the even level as QuantizeLinear has it. An engine that
+    multiplies the integers differs by the rounding of sums, and where that carries a later value into the next level.
+    """
+    for name, scale in scales.items():
+        model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(_rounding(scale))
+
+
+def _rounding(scale: float) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], torch.Tensor]:
+    def rounded(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return torch.round(inputs[0] / scale).clamp(LOWEST, HIGHEST) * scale
+
+    return rounded

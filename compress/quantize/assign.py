@@ -31,7 +31,8 @@ def assign_formats(source: WeightSource, step: QuantizeStep) -> Assignment:
     """Decide every tensor's format.
 
     Raises:
-        InputError: an unknown format, a pattern that matches nothing, or a format that a tensor's width cannot hold.
+        InputError: an unknown format, a pattern that matches nothing, a format that a tensor's width cannot hold, or
+            int8 activations where no linear has int8 weights.
     """
     for name in (step.format, step.embedding, step.fallback, *step.formats.values()):
         if name is not None:
@@ -45,7 +46,10 @@ def assign_formats(source: WeightSource, step: QuantizeStep) -> Assignment:
         format = wanted if get_format(wanted).fits(shape[-1]) else _fallback(name, shape[-1], wanted, step)
         if format != wanted:
             fell_back.append(name)
-        tensors.append(TensorPlan(name=name, shape=shape, format=format))
+        input_format = step.activations if format == "int8" and name.startswith("model.layers.") else "float"
+        tensors.append(TensorPlan(name=name, shape=shape, format=format, input_format=input_format))
+    if step.activations != "float" and all(tensor.input_format == "float" for tensor in tensors):
+        raise InputError(f"activations: {step.activations} is for linears in format int8, and no layer has one")
     return Assignment(tensors=tuple(tensors), fell_back=tuple(fell_back))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from edgepress.artifact.plan import ActivationFormat
+
 Solver = Literal["nearest", "scale_search"]
+Clip = Literal["minmax", "mse"]
+Strength = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class QuantizeStep(
@@ -20,6 +24,10 @@ class QuantizeStep(
     formats     pattern → format, for single tensors; the first pattern that matches wins. Patterns see Hugging Face
                 names without ".weight" (model.layers.3.mlp.down_proj) and role names (*.ffn_down, token_embd)
     fallback    the format for tensors that the chosen one does not fit; without it, such a tensor is an error
+    activations int8: the layers' linears in format int8 also round their inputs to int8, with static scales from the
+                calibration text (W8A8, ONNX only). float: their inputs stay as they are
+    smooth      SmoothQuant's strength, 0 to 1: how much of the inputs' outliers moves into the weights; 0 moves nothing
+    clip        where the static scales end. minmax: at the largest input seen. mse: where the output's error is least
     """
 
     solver: Solver = "scale_search"
@@ -27,3 +35,6 @@ class QuantizeStep(
     embedding: str | None = None
     formats: dict[str, str] = {}
     fallback: str | None = None
+    activations: ActivationFormat = "float"
+    smooth: Strength = 0.5
+    clip: Clip = "minmax"

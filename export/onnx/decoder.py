@@ -10,8 +10,8 @@
 Keys and values are (batch, kv_heads, tokens, head_dim), float32, each layer with its own kv_heads, which
 onnxruntime-genai reads from the graph's inputs. GroupQueryAttention rotates (halves, not pairs), appends to the cache
 and masks; its ``local_window_size`` counts the query's own key, as ``LayerSpec.window`` does. q, k and v are one
-product where they have one format and no norm of their own (the CPU kernel refuses ``q_norm_weight``). The addition of
-the residual is part of the norm after it.
+product where they have one format, float inputs and no norm of their own (the CPU kernel refuses ``q_norm_weight``).
+The addition of the residual is part of the norm after it.
 
 Operators and names: facts from onnxruntime-genai's builder and onnxruntime's operator schemas.
 """
@@ -129,8 +129,8 @@ class _Decoder:
     def _queries_keys_values(self, i: int, layer: LayerSpec, x: str) -> list[str]:
         """The first three inputs of the attention: packed into one, or apart."""
         names = [layer_name(i, LINEARS[role]) for role in _QKV]
-        formats = {self._tensors[name].format for name in names}
-        if not self._family.qk_norm and len(formats) == 1:
+        formats = {(self._tensors[name].format, self._tensors[name].input_format) for name in names}
+        if not self._family.qk_norm and len(formats) == 1 and self._tensors[names[0]].input_format == "float":
             stack = Matrix(self._graph, self._tensors, names, f"model.layers.{i}.self_attn.qkv_proj")
             return [stack.product(x, f"/layers.{i}/attn/qkv", accuracy_level=self._accuracy_level), "", ""]
         q, k, v = (self._linear(i, role, x) for role in _QKV)

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgepress.artifact.plan import ModelPlan
 from edgepress.errors import InputError
+from edgepress.export.onnx.qdq import SESSION_OPTIONS
 from edgepress.runtime.text import TextCodec
 
 CONFIG_FILE = "genai_config.json"
@@ -69,10 +70,14 @@ def genai_config(plan: ModelPlan) -> bytes:
     return (json.dumps(document, indent=4) + "\n").encode()
 
 
+def _session_options(plan: ModelPlan) -> dict[str, str]:
+    return SESSION_OPTIONS if any(tensor.input_format != "float" for tensor in plan.tensors) else {}
+
+
 def _decoder(plan: ModelPlan) -> dict[str, Any]:
     first = plan.spec.layers[0]
     return {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": [], **_session_options(plan)},
         "filename": MODEL_FILE,
         "head_size": plan.spec.head_dim,
         "hidden_size": plan.spec.hidden,

@@ -17,10 +17,12 @@ import msgspec
 
 MICROSOFT = "com.microsoft"
 
-Dtype = Literal["uint8", "float16", "float32"]
-Part = Literal["codes", "rows", "scales", "offsets", "values", "gain", "zeros", "cos", "sin", "cos_local", "sin_local"]
+Dtype = Literal["uint8", "int8", "float16", "float32"]
+Packed = Literal["codes", "rows", "scales", "offsets"]
+Static = Literal["levels", "row_scales", "input_scale"]
+Part = Packed | Static | Literal["values", "gain", "zeros", "cos", "sin", "cos_local", "sin_local"]
 
-ITEM_BYTES: dict[Dtype, int] = {"uint8": 1, "float16": 2, "float32": 4}
+ITEM_BYTES: dict[Dtype, int] = {"uint8": 1, "int8": 1, "float16": 2, "float32": 4}
 _PAGE_FROM_BYTES = 1 << 20
 
 
@@ -70,7 +72,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.initializers: list[Initializer] = []
-        self.constants: dict[str, tuple[int, ...] | float] = {}
+        self.constants: dict[str, tuple[int, ...] | float | bytes] = {}
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.data_bytes = 0
@@ -113,6 +115,12 @@ class Graph:
     def scalar(self, name: str, value: float) -> str:
         """A float32 scalar kept inside the graph."""
         self.constants[name] = value
+        return name
+
+    def byte(self, value: int) -> str:
+        """A uint8 scalar kept inside the graph, one for equal values."""
+        name = f"uint8_{value}"
+        self.constants[name] = bytes([value])
         return name
 
     def once(self, key: str, make: Callable[[], str]) -> str:

@@ -2,6 +2,7 @@
 
     block format            MatMulNBits(x, codes, scales, bias)
     with a minimum          the same + block sums of x times the offsets  (see :mod:`edgepress.export.onnx.matmulnbits`)
+    int8, static inputs     MatMul between QuantizeLinear and DequantizeLinear  (see :mod:`edgepress.export.onnx.qdq`)
     f32, f16                FusedMatMul(x, W^T), W as Hugging Face stores it, (out, in); f16 is cast on loading
     lookup                  GatherBlockQuantized(codes, ids, scales) or Gather
 
@@ -20,6 +21,7 @@ from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import TensorPlan
 from edgepress.export.onnx.graph import MICROSOFT, Dtype, Graph, Part, Piece
 from edgepress.export.onnx.matmulnbits import Grid, grid
+from edgepress.export.onnx.qdq import static_product
 
 Tensors = Mapping[str, TensorPlan]
 
@@ -41,12 +43,15 @@ class Matrix:
         self.rows = sum(tensors[name].shape[0] for name in names)
         self.columns = first.shape[1]
         self._format = first.format
+        self._static = first.input_format != "float"
         self._bias = self._store_bias(tensors)
 
     def product(self, x: str, output: str, *, accuracy_level: int) -> str:
         """Nodes for ``x · W^T + b``; returns ``output``."""
         if get_format(self._format).kind == "float":
             return self._dense_product(x, output)
+        if self._static:
+            return self._static_product(x, output)
         layout = grid(self._format)
         quantized = f"{output}/grid" if layout.affine else output
         inputs = [x, self._codes(layout), self._scales(layout)]
@@ -96,6 +101,13 @@ class Matrix:
             weight = self._cast(weight)
         product = f"{output}/product" if self._bias else output
         self._graph.node("FusedMatMul", [x, weight], product, domain=MICROSOFT, transB=1)
+        return self._graph.node("Add", [product, self._bias], output) if self._bias else output
+
+    def _static_product(self, x: str, output: str) -> str:
+        (name,) = self._names
+        shape = (self.rows, self.columns)
+        product = f"{output}/product" if self._bias else output
+        static_product(self._graph, x, product, name=name, label=self._label, shape=shape)
         return self._graph.node("Add", [product, self._bias], output) if self._bias else output
 
     def _add_offsets(self, x: str, quantized: str, output: str, layout: Grid) -> None:

@@ -23,6 +23,7 @@ from edgepress.export.onnx.matmulnbits import pack
 
 Array = NDArray[Any]
 
+_SIGN = np.int8(-128)  # code = level + 128, which flips the sign bit
 _RUN_VALUES = 1 << 22  # values handled at a time
 
 
@@ -63,6 +64,12 @@ def piece_runs(checkpoint: Checkpoint, piece: Piece) -> Iterator[Array]:
     elif piece.part == "gain":
         offset = np.float32(FAMILIES[checkpoint.spec.family].norm_offset)
         yield checkpoint.read(piece.tensor) + offset
+    elif piece.part == "input_scale":
+        yield np.asarray(checkpoint.activation_scales[piece.tensor], np.float32)
+    elif piece.part == "levels":
+        yield quantized_tensor(checkpoint, piece.tensor).codes.T.view(np.int8) ^ _SIGN
+    elif piece.part == "row_scales":
+        yield quantized_tensor(checkpoint, piece.tensor).step()
     elif piece.part == "values":
         yield from _row_runs(checkpoint.read(piece.tensor))
     else:

@@ -15,7 +15,7 @@ DATA_FILE = "model.onnx.data"
 
 _OPSETS = {"": 21, MICROSOFT: 1}
 _IR_VERSION = 10
-_TYPES = {"uint8": 2, "int32": 6, "int64": 7, "float16": 10, "float32": 1}  # TensorProto.DataType
+_TYPES = {"uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10, "float32": 1}  # TensorProto.DataType
 
 
 def serialize(graph: Graph, name: str) -> bytes:
@@ -50,7 +50,9 @@ def _value(helper: Any, value: Value) -> Any:
     return helper.make_tensor_value_info(value.name, _TYPES[value.dtype], value.shape)
 
 
-def _constant(helper: Any, name: str, value: tuple[int, ...] | float) -> Any:
+def _constant(helper: Any, name: str, value: tuple[int, ...] | float | bytes) -> Any:
+    if isinstance(value, bytes):
+        return helper.make_tensor(name, _TYPES["uint8"], [], value, raw=True)
     if isinstance(value, float):
         return helper.make_tensor(name, _TYPES["float32"], [], [value])
     return helper.make_tensor(name, _TYPES["int64"], [len(value)], value)

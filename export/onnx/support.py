@@ -73,6 +73,8 @@ def _check_format(tensor: TensorPlan) -> None:
         return
     if not is_matrix(tensor.name):
         raise InputError(f"ONNX export: {tensor.name} is stored as floats (f32 or f16), not as {tensor.format}")
+    if tensor.input_format != "float":
+        return
     block, width = grid(tensor.format).block, tensor.shape[1]
     if width % max(block, spec.block):
         fitting = [name for name in held_formats() if width % max(grid(name).block, get_format(name).block) == 0]

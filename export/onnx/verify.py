@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,16 @@ from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.errors import ParityError, require
 from edgepress.export.onnx.decoder import decoder_graph
 from edgepress.export.onnx.genai import MODEL_FILE
-from edgepress.export.onnx.graph import Graph, Initializer
+from edgepress.export.onnx.graph import Graph, Initializer, Packed, Static
 from edgepress.export.onnx.matmulnbits import PackedTensor, dequantize, pack, unpack
 from edgepress.export.onnx.pieces import piece_runs, quantized_tensor
 from edgepress.export.onnx.proto import DATA_FILE
+from edgepress.export.onnx.qdq import ZERO_POINT
 
 AFFINE_ULPS = 4
 
-_STACKED = ("codes", "rows", "scales", "offsets")
+_STACKED = get_args(Packed)
+_STATIC = get_args(Static)
 
 Array = NDArray[Any]
 
@@ -45,7 +47,9 @@ def verify_onnx(directory: Path, checkpoint: Checkpoint) -> None:
         label, _, part = entry.name.rpartition(".")
         if part in _STACKED:
             stacks[label].append(entry)
-        else:
+        elif part == "levels":
+            _check_static(file, checkpoint, entry.pieces[0].tensor, label)
+        elif part not in _STATIC:
             _check_floats(file, checkpoint, entry)
     for entries in stacks.values():
         _check_stack(file, checkpoint, entries)
@@ -65,6 +69,8 @@ class _File:
             raise ParityError(f"{directory}: the exported model cannot be read back ({error})") from error
         self._tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.external_data}
         self._readers = {name: node for node in graph.node for name in node.input}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._bytes_inside = {tensor.name: tensor.raw_data for tensor in graph.initializer if not tensor.external_data}
 
     @property
     def names(self) -> set[str]:
@@ -86,6 +92,18 @@ class _File:
     def attributes(self, name: str) -> dict[str, int]:
         """Integer attributes of the operator that reads an initializer."""
         return {attribute.name: attribute.i for attribute in self._readers[name].attribute}
+
+    def rounding(self, levels: str) -> tuple[float, int]:
+        """Scale and zero point of the input that a matrix of int8 levels multiplies, the same when it is rounded as
+        when it is made a float again.
+        """
+        product = self._readers[self._readers[levels].output[0]]
+        to_float = self._makers[product.input[0]]
+        to_integer = self._makers[to_float.input[0]]
+        if to_float.input[1:] != to_integer.input[1:]:
+            raise ParityError(f"{levels}: its input is rounded by one scale and made a float by another")
+        scale, zero = to_integer.input[1:]
+        return float(self.array(scale)), self._bytes_inside[zero][0]
 
 
 def _check_names(file: _File, graph: Graph) -> None:
@@ -120,6 +138,17 @@ def _check_stack(file: _File, checkpoint: Checkpoint, entries: list[Initializer]
             part = PackedTensor(codes=codes[rows], scales=arrays["scales"][rows], offsets=offsets)
             _check_matrix(name, checkpoint, part, attributes["bits"])
             start = rows.stop
+
+
+def _check_static(file: _File, checkpoint: Checkpoint, name: str, label: str) -> None:
+    """A matrix with static int8 inputs: levels, row scales, the values they make, and the scale of the input."""
+    tensor = quantized_tensor(checkpoint, name)
+    levels, scales = file.array(f"{label}.levels").T, file.array(f"{label}.row_scales")
+    _compare(name, levels.astype(np.int16) + 128, tensor.codes)
+    _compare(name, scales, tensor.scales[:, 0])
+    _compare(name, levels.astype(np.float32) * scales[:, None], checkpoint.read(name))
+    if file.rounding(f"{label}.levels") != (checkpoint.activation_scales[name], ZERO_POINT):
+        raise ParityError(f"{name}: the exported file rounds its input by another scale than the checkpoint")
 
 
 def _check_matrix(name: str, checkpoint: Checkpoint, stored: PackedTensor, bits: int) -> None:

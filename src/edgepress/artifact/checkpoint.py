@@ -5,7 +5,8 @@ A directory that is at once
 - a Hugging Face model: ``config.json``, tokenizer files and ``model-*.safetensors`` with the *dequantized* float32
   weights, so that transformers (and the torch reference) load exactly the values that ship, and
 - the integers behind them: ``quantized-*.safetensors`` holds ``<name>|codes``, ``<name>|scales`` and so on, and
-  ``tensors.json`` the format of every tensor.
+  ``tensors.json`` the format of every tensor; ``activations.json``, where there is one, the static scales of the
+  linears' inputs.
 
 Written shard by shard (one per layer), so that memory does not grow with depth; read lazily.
 """
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from edgepress.artifact.activations import read_activations
 from edgepress.artifact.files import sha256_file
 from edgepress.artifact.formats import Format, get_format
 from edgepress.artifact.hf_config import model_spec
@@ -96,6 +98,8 @@ class _Index(msgspec.Struct, frozen=True):
 class Checkpoint:
     """Reads a checkpoint; a :class:`~edgepress.artifact.weights.WeightSource`.
 
+    ``activation_scales`` has the static scale of each linear whose input is rounded to int8, by the weight's name.
+
     Raises:
         InputError: the checkpoint is damaged; from here, or from reading a tensor.
     """
@@ -107,6 +111,7 @@ class Checkpoint:
             tensors = msgspec.convert(_load(directory / TENSORS_FILE), _Tensors)
             index = msgspec.convert(_load(directory / INDEX_FILE), _Index)
             self.spec: ModelSpec = model_spec(self.config, tied="lm_head.weight" not in tensors.tensors)
+            self.activation_scales = read_activations(directory, tensors.tensors.keys())
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"{directory}: damaged checkpoint ({error})") from error
         self.name = tensors.name
@@ -136,7 +141,13 @@ class Checkpoint:
     def plan(self) -> ModelPlan:
         """Shapes and formats of all tensors."""
         tensors = tuple(
-            TensorPlan(name=name, shape=self.shape(name), format=self.format(name)) for name in self._entries
+            TensorPlan(
+                name=name,
+                shape=self.shape(name),
+                format=self.format(name),
+                input_format="int8" if name in self.activation_scales else "float",
+            )
+            for name in self._entries
         )
         return ModelPlan(
             name=self.name,

@@ -24,6 +24,15 @@ LINEARS: dict[str, str] = {
     "ffn_down": "mlp.down_proj",
 }
 
+# What multiplies the output of a norm or a linear feature by feature, and nothing else does: by llama.cpp's roles. The
+# values' features come once per key-value head, and each query head of its group multiplies them.
+READERS: dict[str, tuple[str, ...]] = {
+    "ffn_up": ("ffn_down",),
+    "attn_v": ("attn_output",),
+    "attn_norm": ("attn_q", "attn_k", "attn_v"),
+    "ffn_norm": ("ffn_gate", "ffn_up"),
+}
+
 # Norms of a layer: Hugging Face's name → llama.cpp's, for pre-norm decoders.
 _PRE_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 _SANDWICH_NORMS = {
@@ -62,6 +71,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     def sandwich(self) -> bool:
         """Whether attention and feed-forward outputs are normalised before they are added to the residual."""
         return "post_feedforward_layernorm" in self.norms
+
+    def part(self, role: str) -> str:
+        """Hugging Face's name within a layer for a linear or norm that llama.cpp calls ``role``."""
+        return LINEARS.get(role) or next(part for part, norm in self.norms.items() if norm == role)
 
     @property
     def qk_norm(self) -> bool:

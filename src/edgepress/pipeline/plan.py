@@ -105,7 +105,7 @@ def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
 
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether any step looks at activations."""
-    return recipe.quantize.solver != "nearest"
+    return recipe.quantize.solver != "nearest" or recipe.quantize.activations != "float"
 
 
 def check_disk(plan: RunPlan, out: Path) -> None:
@@ -142,6 +142,8 @@ def _peak_memory(student: Student, recipe: Recipe) -> int:
     hidden = 4 * calibration.samples * length * student.spec.hidden
     widest = max(entry.ffn for entry in student.spec.layers)
     activations = 4 * _TOKENS_PER_BATCH * (3 * widest + 4 * student.spec.hidden)
+    if recipe.quantize.activations != "float":
+        activations += 12 * _TOKENS_PER_BATCH * widest  # the bins of an input's histogram
     phases.append(hidden + 3 * embedding + activations + _WORKSPACE_BYTES)
     phases.append(hidden + 3 * layer + activations + _WORKSPACE_BYTES)
     if calibration.self_generated:

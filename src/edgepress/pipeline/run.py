@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
 from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
+from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.layers import quantize_model
@@ -99,7 +101,13 @@ def _checkpoint_key(student: Student, recipe: Recipe) -> str:
 def _make_checkpoint(student: Student, recipe: Recipe, plan: RunPlan, directory: Path) -> None:
     windows = calibration_windows(student, recipe.calibration) if needs_calibration(recipe) else None
     assignment = assign_formats(student, recipe.quantize)
-    quantize_model(student, recipe.quantize, assignment, windows, directory, name=plan.model.name)
+    source: WeightSource = student
+    if windows is not None and recipe.quantize.activations != "float":
+        from edgepress.compress.quantize.activations import prepare_activations
+
+        source, scales = prepare_activations(student, recipe.quantize, assignment, windows)
+        write_activations(directory, scales)
+    quantize_model(source, recipe.quantize, assignment, windows, directory, name=plan.model.name)
 
 
 def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:
