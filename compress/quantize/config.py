@@ -8,7 +8,7 @@ import msgspec
 
 from edgepress.artifact.plan import ActivationFormat
 
-Solver = Literal["nearest", "scale_search"]
+Solver = Literal["nearest", "scale_search", "gptaq"]
 Clip = Literal["minmax", "mse"]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -18,7 +18,8 @@ class QuantizeStep(
 ):
     """Store the weights in fewer bits.
 
-    solver      nearest: round by ggml's rule. scale_search: scales that minimise the error weighted by the activations
+    solver      nearest: round by ggml's rule. scale_search: scales that minimise the error weighted by the activations.
+                gptaq: codes and scales that minimise the error of each layer's output, given the layers before it
     format      of the layers' matrices
     embedding   of the embedding and the head; ``format`` when absent
     formats     pattern → format, for single tensors; the first pattern that matches wins. Patterns see Hugging Face

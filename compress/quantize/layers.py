@@ -2,14 +2,15 @@
 
 With ``scale_search`` each matrix is weighted by the mean square of its inputs on the calibration windows, taken from
 the unquantized model. A tied embedding is weighted as the head, which is the use that the error of a logit comes from;
-an untied one only looks rows up, and all features of a row count alike.
+an untied one only looks rows up, and all features of a row count alike. ``gptaq`` has an order of its own: see
+``sequence``.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,17 +19,16 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import CheckpointWriter, Stored
 from edgepress.artifact.families import EMBEDDING, HEAD, LAYER
-from edgepress.artifact.formats import get_format
 from edgepress.artifact.quantized import QuantizedTensor
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.quantize.assign import Assignment
-from edgepress.compress.quantize.config import QuantizeStep
-from edgepress.compress.quantize.grid import to_fp16
+from edgepress.compress.quantize.config import QuantizeStep, Solver
 from edgepress.compress.quantize.solve import quantize_matrix
-from edgepress.errors import InputError
+from edgepress.compress.quantize.solved import Solved, TensorError, solve_tensor
 from edgepress.progress import progress
 
 Floats = NDArray[np.float32]
+Tensors = dict[str, Floats]
 ERRORS_FILE = "quantization.json"
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,22 +41,6 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-
-
-class TensorError(msgspec.Struct, frozen=True, kw_only=True):
-    """What quantization did to one tensor.
-
-    ``relative_error`` is ‖W - Ŵ‖² / ‖W‖² with every column weighted by its input's mean square, so that it estimates
-    the relative squared error of the layer's output; unweighted where ``weighted`` is false.
-    """
-
-    name: str
-    format: str
-    relative_error: float
-    weighted: bool
-
-
-Batch = tuple[dict[str, Floats], dict[str, Floats]]
 
 
 def quantize_model(
@@ -79,16 +63,16 @@ def quantize_model(
         name: the model's name, which exported files carry.
     """
     formats = {tensor.name: tensor.format for tensor in assignment.tensors}
-    writer = CheckpointWriter(directory, shards=source.spec.depth + 1)
+    count, shards = _solve(source, step, windows, formats)
+    writer = CheckpointWriter(directory, shards=count)
     errors: list[TensorError] = []
     with progress(f"quantize ({step.solver})", sum(tensor.values for tensor in assignment.tensors)) as advance:
-        for tensors, importance in _batches(source, windows):
+        for shard in shards:
             stored: dict[str, Stored] = {}
-            for tensor_name in list(tensors):
-                weight = tensors.pop(tensor_name)
-                stored[tensor_name], error = _quantize(tensor_name, weight, formats, step, importance.get(tensor_name))
-                errors += [error] if error else []
-                advance(weight.size)
+            for tensor_name, solved in shard:
+                stored[tensor_name] = solved.stored
+                errors += [solved.error] if solved.error else []
+                advance(solved.values.size)
             writer.write_shard(stored, formats)
     copy_tokenizer(source.tokenizer_dir, directory)
     (directory / ERRORS_FILE).write_text(json.dumps(msgspec.to_builtins(errors), indent=2) + "\n", encoding="utf-8")
@@ -102,8 +86,30 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _batches(source: WeightSource, windows: NDArray[np.int32] | None) -> Iterator[Batch]:
-    """Tensors and importances in shards: one per layer, then the rest."""
+def _solve(
+    source: WeightSource, step: QuantizeStep, windows: NDArray[np.int32] | None, formats: dict[str, str]
+) -> tuple[int, Iterator[Iterable[tuple[str, Solved]]]]:
+    """How many shards there will be, and the shards."""
+    if step.solver == "gptaq" and windows is not None:
+        from edgepress.compress.quantize.sequence import quantize_in_sequence, shard_count
+
+        return shard_count(source), quantize_in_sequence(source, windows, formats)
+    shards = (_shard(tensors, moments, step.solver, formats) for tensors, moments in _batches(source, windows))
+    return source.spec.depth + 1, shards
+
+
+def _shard(tensors: Tensors, moments: Tensors, solver: Solver, formats: dict[str, str]) -> Iterable[tuple[str, Solved]]:
+    for name in list(tensors):
+        importance = moments.get(name)
+
+        def quantize(weight: Floats, format: str, importance: Floats | None = importance) -> QuantizedTensor:
+            return quantize_matrix(weight, format, solver, importance)
+
+        yield name, solve_tensor(name, tensors.pop(name), formats[name], quantize, importance)
+
+
+def _batches(source: WeightSource, windows: NDArray[np.int32] | None) -> Iterator[tuple[Tensors, Tensors]]:
+    """Tensors, and the mean squares of their inputs where windows are given: one pair per layer, then the rest."""
     rest = [name for name in source.names if not name.startswith("model.layers.")]
     if windows is None:
         for index in range(source.spec.depth):
@@ -117,36 +123,3 @@ def _batches(source: WeightSource, windows: NDArray[np.int32] | None) -> Iterato
     for visit in walk.layers():
         yield visit.tensors, visit.mean_square
     yield {name: source.read(name) for name in rest}, {HEAD if HEAD in rest else EMBEDDING: walk.head_mean_square()}
-
-
-def _quantize(
-    name: str, weight: Floats, formats: dict[str, str], step: QuantizeStep, importance: Floats | None
-) -> tuple[Stored, TensorError | None]:
-    spec = get_format(formats[name])
-    if not np.isfinite(weight).all():
-        raise InputError(f"{name}: the weights contain NaN or infinity")
-    if spec.name == "f32":
-        return weight, None
-    try:
-        if spec.name == "f16":
-            return to_fp16(weight, "value").astype(np.float32), None
-        tensor = quantize_matrix(weight, spec.name, step.solver, importance)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    return tensor, _error(name, weight, tensor, importance)
-
-
-def _error(name: str, weight: Floats, tensor: QuantizedTensor, importance: Floats | None) -> TensorError:
-    columns = np.ones(weight.shape[1]) if importance is None else importance.astype(np.float64)
-    lost = kept = 0.0
-    for start in range(0, len(weight), 4096):
-        rows = slice(start, start + 4096)
-        difference = weight[rows] - tensor.rows(rows).dequantize()
-        lost += float(np.einsum("ij,ij->j", difference, difference, dtype=np.float64) @ columns)
-        kept += float(np.einsum("ij,ij->j", weight[rows], weight[rows], dtype=np.float64) @ columns)
-    return TensorError(
-        name=name,
-        format=tensor.format,
-        relative_error=lost / kept if kept else 0.0,
-        weighted=importance is not None,
-    )

@@ -24,6 +24,14 @@ LINEARS: dict[str, str] = {
     "ffn_down": "mlp.down_proj",
 }
 
+# The same by the input that they read, in the order of computation.
+LINEAR_GROUPS: tuple[tuple[str, ...], ...] = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+
 # What multiplies the output of a norm or a linear feature by feature, and nothing else does: by llama.cpp's roles. The
 # values' features come once per key-value head, and each query head of its group multiplies them.
 READERS: dict[str, tuple[str, ...]] = {
