@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from edgepress.artifact.families import LINEARS, READERS, layer_name
 from edgepress.artifact.weights import WeightSource
-from edgepress.compress.calibrate.walk import LayerWalk
+from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.progress import progress
 
 Floats = NDArray[np.float32]
@@ -64,26 +65,30 @@ def input_histograms(
     return {reader: counts for name, counts in found.items() for reader in _readers(name, source.spec.depth)}
 
 
+@torch.inference_mode()
 def _watch(source: WeightSource, windows: NDArray[np.int32], observe: Observe, what: str) -> None:
     """Run the model over the windows and show each input, (tokens, columns), to ``observe``."""
-    walk = _WatchedWalk(source, windows, observe)
+    skeleton = Skeleton(source, windows)
+    hidden = skeleton.embed()
     with progress(what, source.spec.depth) as advance:
-        for _ in walk.layers():
+        for index in range(source.spec.depth):
+            layer = skeleton.fill(index, skeleton.read_layer(index))
+            handles = [_listen(layer, index, readers[0], observe) for readers in READERS.values()]
+            for batch in skeleton.batches:
+                hidden[batch] = skeleton.run(layer, index, hidden[batch])
+            for handle in handles:
+                handle.remove()
+            skeleton.release(index)
             advance(1)
 
 
-class _WatchedWalk(LayerWalk):
-    """A walk that shows the inputs of the first linear of each group."""
+def _listen(layer: nn.Module, index: int, role: str, observe: Observe) -> RemovableHandle:
+    name = layer_name(index, LINEARS[role])
 
-    def __init__(self, source: WeightSource, windows: NDArray[np.int32], observe: Observe) -> None:
-        super().__init__(source, windows)
-        for name in _first_readers(source.spec.depth):
-            linear: nn.Module = self._model.get_submodule(name.removesuffix(".weight"))
-            linear.register_forward_pre_hook(_hook(name, observe))
+    def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        observe(name, inputs[0].flatten(0, -2))
 
-
-def _hook(name: str, observe: Observe) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    return lambda _module, inputs: observe(name, inputs[0].flatten(0, -2))
+    return layer.get_submodule(LINEARS[role]).register_forward_pre_hook(hook)
 
 
 def _first_readers(depth: int) -> list[str]:

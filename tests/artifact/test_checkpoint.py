@@ -15,6 +15,7 @@ from ggml_oracle import FORMATS, ggml_dequantize, ggml_quantize
 from safetensors.numpy import load_file, save_file
 from tiny_models import make_model_dir
 
+from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint, CheckpointWriter, is_checkpoint
 from edgepress.artifact.families import is_matrix
 from edgepress.artifact.quantized import QuantizedTensor
@@ -103,6 +104,15 @@ def test_the_plan_has_every_tensor_once(mixed_dir: Path) -> None:
     assert plan.tokenizer_dir == mixed_dir
 
 
+def test_activation_scales_are_read_as_written_and_are_part_of_the_digest(mixed_dir: Path, damaged: Path) -> None:
+    write_activations(damaged, {UP: 0.25})
+    checkpoint = Checkpoint(damaged)
+    assert checkpoint.activation_scales == {UP: 0.25}
+    assert {tensor.name for tensor in checkpoint.plan().tensors if tensor.input_format == "int8"} == {UP}
+    assert checkpoint.digest() != Checkpoint(mixed_dir).digest()
+    assert Checkpoint(mixed_dir).activation_scales == {}
+
+
 def test_the_same_content_elsewhere_has_the_same_digest_and_other_content_another(
     mixed_dir: Path, damaged: Path
 ) -> None:
@@ -188,6 +198,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "codes beyond the levels": (_each("codes", lambda a: a + np.uint8(200)), "parts of .* are not those"),
     "codes of another type": (_each("codes", lambda a: a.astype(np.float32)), "parts of .* are not those"),
     "scales of another shape": (_each("scales", lambda a: a[:, :1].copy()), "parts of .* are not those"),
+    "activations that are no JSON": (_text("activations.json", "{"), "damaged checkpoint"),
+    "activations of an unknown tensor": (
+        _text("activations.json", '{"format": "int8", "scales": {"model.layers.9.mlp.up_proj.weight": 0.5}}'),
+        "is no tensor of this model",
+    ),
+    "an activation scale that is none": (
+        _text("activations.json", f'{{"format": "int8", "scales": {{"{UP}": -1.0}}}}'),
+        "wanted a positive fp16 value",
+    ),
     "no scales": (_part(lambda arrays: [arrays.pop(n) for n in list(arrays) if "|scales" in n]), "parts of"),
 }
 
