@@ -51,7 +51,8 @@ class Skeleton:
             for index, recorder in enumerate(recorders):
                 self._arguments.setdefault((index, len(ids)), recorder.arguments)
         inner.norm, inner.layers = self._norm, nn.ModuleList(self.layers)
-        inner.embed_tokens.to("meta")
+        # The weight alone: a family's scale of the embedding is a buffer, which a second call needs.
+        inner.embed_tokens.weight = nn.Parameter(inner.embed_tokens.weight.to("meta"), requires_grad=False)
         return hidden
 
     def read_layer(self, index: int) -> dict[str, Floats]:

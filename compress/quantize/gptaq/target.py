@@ -45,5 +45,5 @@ def asymmetric_target(
     if statistics.drift is None or strength == 0:
         return weight
     moved = weight.double() @ statistics.drift
-    correction = torch.linalg.solve(hessian, moved.T).T
+    correction: torch.Tensor = torch.linalg.solve(hessian, moved.T).T
     return weight + (strength * correction).float()
