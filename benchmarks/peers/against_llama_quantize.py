@@ -3,7 +3,7 @@
     1  a float32 GGUF of the student by llama.cpp's converter: the reference, and what llama-quantize reads
     2  llama-imatrix on the calibration text; llama-quantize with it, and without
     3  edgepress on the same text, with the type of every tensor read from llama-quantize's file:
-       scale_search stands against llama-quantize with the importance matrix, nearest against it without
+       gptaq and scale_search stand against llama-quantize with the importance matrix, nearest against it without
     4  llama-perplexity: KL divergence of every file from the reference on the evaluation text
 
 Neither side judges itself: the reference, the engine and the statistics are llama.cpp's throughout, so an error in our
@@ -119,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tools", type=Path, required=True, help="the folder that build_llama_tools.py filled")
     parser.add_argument("--work", type=Path, required=True, help="folder for files, logs and comparison.json")
     parser.add_argument("--formats", nargs="+", default=["q8_0", "q4_0"], help="llama-quantize's names, any case")
-    parser.add_argument("--solvers", nargs="+", choices=list(RIVALS), default=list(RIVALS))
+    parser.add_argument("--solvers", nargs="+", choices=list(RIVALS), default=["gptaq", "nearest"])
     parser.add_argument("--token-embedding-type", help="passed to llama-quantize; edgepress follows its file")
     parser.add_argument("--chunks", type=int, default=40)
     parser.add_argument("--context", type=int, default=512)

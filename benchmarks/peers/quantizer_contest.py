@@ -21,7 +21,7 @@ from edgepress.errors import InputError
 from edgepress.progress import say
 
 # Which of edgepress's solvers stands against which way of running llama-quantize.
-RIVALS = {"scale_search": "imatrix", "nearest": "plain"}
+RIVALS = {"gptaq": "imatrix", "scale_search": "imatrix", "nearest": "plain"}
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,15 +95,17 @@ class Contest:
     def _quantize(self, f32: Path, imatrix: Path, kind: str) -> None:
         for solver in self.options.solvers:
             method = RIVALS[solver]
-            weighted = imatrix if method == "imatrix" else None
-            theirs = self.work / f"llama-{kind}-{method}.gguf"
-            embedding = self.options.token_embedding_type
-            making = [self.tools.quantize(f32, theirs, kind.upper(), weighted, embedding)]
-            making = [self.runs["imatrix"], *making] if weighted else making
-            self._judge(theirs, kind, "llama-quantize", method, making)
+            theirs = self.find(kind, method) or self._llama_quantize(f32, imatrix, kind, method)
             if not self.options.only_llama:
-                ours, making = self._edgepress(kind, solver, tensor_types(theirs))
+                ours, making = self._edgepress(kind, solver, tensor_types(theirs.path))
                 self._judge(ours, kind, "edgepress", solver, making)
+
+    def _llama_quantize(self, f32: Path, imatrix: Path, kind: str, method: str) -> Entry:
+        weighted = imatrix if method == "imatrix" else None
+        path = self.work / f"llama-{kind}-{method}.gguf"
+        making = [self.tools.quantize(f32, path, kind.upper(), weighted, self.options.token_embedding_type)]
+        making = [self.runs["imatrix"], *making] if weighted else making
+        return self._judge(path, kind, "llama-quantize", method, making)
 
     def _edgepress(self, kind: str, solver: str, types: dict[str, str]) -> tuple[Path, list[Run]]:
         """Compress and export with the same types; the recipe is written beside the result."""
@@ -136,7 +138,7 @@ class Contest:
         }
         return {"calibration": calibration, "compress": [step], "export": ["gguf"]}
 
-    def _judge(self, path: Path, kind: str, maker: str, method: str, making: list[Run]) -> None:
+    def _judge(self, path: Path, kind: str, maker: str, method: str, making: list[Run]) -> Entry:
         log = self.work / f"judged-{maker}-{kind}-{method}.log"
         divergence, _ = self.tools.divergence(path, self._reference, log)
         types = tensor_types(path)
@@ -153,6 +155,7 @@ class Contest:
         )
         self.entries.append(entry)
         say(f"{maker} {kind} {method}: mean KLD {divergence.kld_mean:.6f} ± {divergence.kld_se:.6f}")
+        return entry
 
     def find(self, kind: str, method: str) -> Entry | None:
         """The file of a format that was made by a method."""

@@ -5,9 +5,9 @@ column, moving what a column loses into the columns to come:
 
     q_j = nearest((w_j - m) / s),    e_j = (w_j - m - s q_j) / U_jj,    w_k ← w_k - e_j U_jk  for k > j
 
-and its loss is exactly Σ e_j² = (ŵ - w) H_b (ŵ - w)ᵀ. Usually s is fixed beforehand, by a rule that does not know of the
-feedback. Here every scale of a fan is tried with this loop, all rows and candidates at once, and the least loss decides;
-then s (and m) are refitted to the codes by least squares in H_b and the loop runs again around that.
+and its loss is exactly Σ e_j² = (ŵ - w) H_b (ŵ - w)ᵀ. Usually s is fixed beforehand, by a rule that does not know of
+the feedback. Here every scale of a fan is tried with this loop, all rows and candidates at once, and the least loss
+decides; then s (and m) are refitted to the codes by least squares in H_b and the loop runs again around that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def factors_of(hessian: torch.Tensor) -> Factors:
 
 
 def factors_from_upper(upper: torch.Tensor) -> Factors:
-    """From U, float64: the Hessian that is left when the columns behind the block make up for it as well as they can."""
+    """From U, float64: the Hessian that is left when the columns behind the block make up for it optimally."""
     return Factors(torch.cholesky_inverse(upper, upper=True).float(), upper.float())
 
 
