@@ -37,5 +37,5 @@ class QuantizeStep(
     formats: dict[str, str] = {}
     fallback: str | None = None
     activations: ActivationFormat = "float"
-    smooth: Strength = 0.5
+    smooth: Strength = 0.8
     clip: Clip = "minmax"
