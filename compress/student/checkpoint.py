@@ -35,7 +35,7 @@ class CheckpointStudent(Student):
         self.spec, self.config = self._checkpoint.spec, self._checkpoint.config
         self.tensors = in_expected_order(stored, self.spec, self.config, str(directory))
         self._tokenizer_dir = tokenizer_json_dir(directory, tokenizer_files(directory))
-        self.notes = _notes(self.tensors)
+        self.notes = _notes(self.tensors, bool(self._checkpoint.activation_scales))
 
     @property
     def tokenizer_dir(self) -> Path:
@@ -50,8 +50,10 @@ class CheckpointStudent(Student):
         return tuple(sorted(path for path in files if path.suffix in (".safetensors", ".json")))
 
 
-def _notes(tensors: dict[str, StoredTensor]) -> tuple[str, ...]:
+def _notes(tensors: dict[str, StoredTensor], static_inputs: bool) -> tuple[str, ...]:
     formats = sorted({tensor.type for tensor in tensors.values()} - set(_FLOATS))
     if not formats:
         return ()
-    return (f"the weights were already compressed by edgepress ({', '.join(formats)}): losses add to the earlier ones",)
+    note = f"the weights were already compressed by edgepress ({', '.join(formats)}): losses add to the earlier ones"
+    dropped = "its int8 activations are left behind: as a student the checkpoint computes with float inputs"
+    return (note, dropped) if static_inputs else (note,)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from checkpoints import write_checkpoint
 
+from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import is_matrix
 from edgepress.compress.student.open import open_student
@@ -33,6 +34,12 @@ def test_a_run_is_read_as_the_values_that_it_ships(run_dir: Path) -> None:
         assert student.stored_types[name] == ("q4_0" if is_matrix(name) else "f32")
     assert student.digest() == checkpoint.digest() == open_student(str(run_dir / "checkpoint")).digest()
     assert "already compressed by edgepress (q4_0)" in student.notes[0]
+
+
+def test_static_activations_that_a_student_does_not_have_are_told(run_dir: Path) -> None:
+    assert len(open_student(str(run_dir)).notes) == 1
+    write_activations(run_dir / "checkpoint", {"model.layers.0.mlp.up_proj.weight": 0.5})
+    assert "int8 activations are left behind" in open_student(str(run_dir)).notes[1]
 
 
 @pytest.mark.parametrize(
