@@ -37,7 +37,7 @@ class Skeleton:
         self.batches = [slice(start, start + per_batch) for start in range(0, len(windows), per_batch)]
         self._arguments: dict[tuple[int, int], dict[str, Any]] = {}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what the layers are called with may take part in a backward pass
     def embed(self, embedding: Floats | None = None) -> torch.Tensor:
         """Hidden states before the first layer, (samples, length, hidden); by default of the source's embedding."""
         inner = self._model.model

@@ -7,8 +7,9 @@ recipe names a fallback, and then the plan lists the tensors that took it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import msgspec
 
@@ -27,8 +28,15 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     fell_back: tuple[str, ...]
 
 
-def assign_formats(source: WeightSource, step: QuantizeStep) -> Assignment:
+def assign_formats(
+    source: WeightSource, step: QuantizeStep, chosen: Mapping[str, str] = MappingProxyType({})
+) -> Assignment:
     """Decide every tensor's format.
+
+    Args:
+        source: the model.
+        step: the recipe's step.
+        chosen: formats by tensor name that go before the step's, from a search for a budget.
 
     Raises:
         InputError: an unknown format, a pattern that matches nothing, a format that a tensor's width cannot hold, or
@@ -42,7 +50,7 @@ def assign_formats(source: WeightSource, step: QuantizeStep) -> Assignment:
     tensors, fell_back = [], []
     for name in source.names:
         shape = source.shape(name)
-        wanted = _wanted(name, step, aliases) if is_matrix(name) else "f32"
+        wanted = chosen.get(name) or (_wanted(name, step, aliases) if is_matrix(name) else "f32")
         format = wanted if get_format(wanted).fits(shape[-1]) else _fallback(name, shape[-1], wanted, step)
         if format != wanted:
             fell_back.append(name)
@@ -51,6 +59,37 @@ def assign_formats(source: WeightSource, step: QuantizeStep) -> Assignment:
     if step.activations != "float" and all(tensor.input_format == "float" for tensor in tensors):
         raise InputError(f"activations: {step.activations} is for linears in format int8, and no layer has one")
     return Assignment(tensors=tuple(tensors), fell_back=tuple(fell_back))
+
+
+def free_choices(source: WeightSource, step: QuantizeStep, usual: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The formats among which a budget chooses, for every matrix that the step does not fix.
+
+    Args:
+        source: the model.
+        step: the recipe's step.
+        usual: the formats to choose from when the step names none.
+
+    Raises:
+        InputError: an unknown format, a pattern that matches nothing, a matrix that none of them fits, or none is free.
+    """
+    aliases = _aliases(source)
+    _check_patterns(step, aliases)
+    formats = [get_format(name) for name in step.choices or usual]
+    free = {}
+    for name, names in aliases.items():
+        outside = name in (EMBEDDING, HEAD) and step.embedding is not None
+        if outside or any(_matches(pattern, names) for pattern in step.formats):
+            continue
+        width = source.shape(name)[-1]
+        free[name] = tuple(entry.name for entry in formats if entry.fits(width))
+        if not free[name]:
+            raise InputError(
+                f"{name}: rows of {width} values fit none of the choices "
+                f"({', '.join(entry.name for entry in formats)}); add to 'choices' one of {', '.join(formats_for(width))}"
+            )
+    if not free:
+        raise InputError(f"{step.budgets[0]}: 'formats' and 'embedding' fix every matrix; nothing is left to choose")
+    return free
 
 
 def _aliases(source: WeightSource) -> dict[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from edgepress.artifact.plan import ActivationFormat
 Solver = Literal["nearest", "scale_search", "gptaq"]
 Clip = Literal["minmax", "mse"]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class QuantizeStep(
@@ -25,6 +26,12 @@ class QuantizeStep(
     formats     pattern → format, for single tensors; the first pattern that matches wins. Patterns see Hugging Face
                 names without ".weight" (model.layers.3.mlp.down_proj) and role names (*.ffn_down, token_embd)
     fallback    the format for tensors that the chosen one does not fit; without it, such a tensor is an error
+    target_mb   choose the formats for a file of at most this many MB (10^6 bytes) in the recipe's first export target;
+                ``format`` is then not used, while ``embedding`` and ``formats`` stay as they are given
+    target_bpw  the same in bits per weight: the file's bits over the model's parameters
+    max_kld     choose the formats for the smallest file whose KL divergence from the student stays below this, in nats
+                per token, on a held-out part of the calibration text
+    choices     the formats to choose from; the usual ones of the export target when empty
     activations int8: the layers' linears in format int8 also round their inputs to int8, with static scales from the
                 calibration text (W8A8, ONNX only). float: their inputs stay as they are
     smooth      SmoothQuant's strength, 0 to 1: how much of the inputs' outliers moves into the weights; 0 moves nothing
@@ -36,6 +43,15 @@ class QuantizeStep(
     embedding: str | None = None
     formats: dict[str, str] = {}
     fallback: str | None = None
+    target_mb: Positive | None = None
+    target_bpw: Positive | None = None
+    max_kld: Positive | None = None
+    choices: tuple[str, ...] = ()
     activations: ActivationFormat = "float"
     smooth: Strength = 0.8
     clip: Clip = "minmax"
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """Names of the budgets that are set; formats are chosen when there is one."""
+        return tuple(name for name in ("target_mb", "target_bpw", "max_kld") if getattr(self, name) is not None)

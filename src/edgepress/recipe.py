@@ -125,6 +125,8 @@ def parse_recipe(text: str, where: str) -> Recipe:
         raise InputError(f"{where}: {_with_what_exists(str(error), document)}") from error
     if len(recipe.compress) > 1:
         raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
+    if len(recipe.quantize.budgets) > 1:
+        raise InputError(f"{where}: {' and '.join(recipe.quantize.budgets)} cannot both be met for sure; give one")
     return recipe
 
 

@@ -24,11 +24,15 @@ LOOK_UP_SHARE = 0.5
 
 def embedding_statistics(source: WeightSource, windows: NDArray[np.int32]) -> InputStatistics:
     """H of the module docstring; the identity for an embedding that is not tied."""
-    identity = torch.eye(source.spec.hidden, dtype=torch.float64)
-    if not source.spec.tied:
+    return with_look_up(_head_inputs(source, windows) if source.spec.tied else None, source.spec.hidden)
+
+
+def with_look_up(head: InputStatistics | None, hidden: int) -> InputStatistics:
+    """Statistics of an embedding that is also the head with inputs ``head``, or only looked up where that is None."""
+    identity = torch.eye(hidden, dtype=torch.float64)
+    if head is None:
         return InputStatistics(hessian=identity)
-    hessian = _head_inputs(source, windows).hessian
-    return InputStatistics(hessian=hessian + LOOK_UP_SHARE * hessian.diagonal().mean() * identity)
+    return InputStatistics(hessian=head.hessian + LOOK_UP_SHARE * head.hessian.diagonal().mean() * identity)
 
 
 @torch.inference_mode()

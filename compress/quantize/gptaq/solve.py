@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -41,23 +42,29 @@ class InputSolver:
         Raises:
             InputError: a scale beyond fp16's range.
         """
-        spec = get_format(format)
-        grid = Grid(spec)
-        columns = weight.shape[1]
+        grid = Grid(get_format(format))
         if format not in self._descents:
-            self._descents[format] = Descent(self._hessian, spec.scale_width(columns), grid)
+            self._descents[format] = Descent(self._hessian, grid.spec.scale_width(weight.shape[1]), grid)
+        return self._in_bands(weight, grid, self._descend)
+
+    def trial(self, weight: Floats, format: str) -> QuantizedTensor:
+        """The sweep alone, without the descent and refits behind it: some percent worse, in a third of the time."""
+        return self._in_bands(weight, Grid(get_format(format)), self._sweep)
+
+    def _in_bands(self, weight: Floats, grid: Grid, solve: Callable[[torch.Tensor, Grid], Rounded]) -> QuantizedTensor:
         target = asymmetric_target(torch.from_numpy(weight), self._statistics, self._hessian)
-        band = max(1, _BAND_VALUES // columns)
-        states = [self._band(rows, grid) for rows in target.split(band)]
-        return concatenate_rows([state.finish(grid) for state in states])
+        bands = target.split(max(1, _BAND_VALUES // weight.shape[1]))
+        return concatenate_rows([solve(rows, grid).finish(grid) for rows in bands])
 
     @cached_property
     def _upper(self) -> torch.Tensor:
         return upper_factor(self._hessian)
 
-    def _band(self, target: torch.Tensor, grid: Grid) -> Rounded:
-        descent = self._descents[grid.spec.name]
-        state = sweep(target, self._upper, self._single.diagonal(), grid.spec, grid)
+    def _sweep(self, target: torch.Tensor, grid: Grid) -> Rounded:
+        return sweep(target, self._upper, self._single.diagonal(), grid.spec, grid)
+
+    def _descend(self, target: torch.Tensor, grid: Grid) -> Rounded:
+        state, descent = self._sweep(target, grid), self._descents[grid.spec.name]
         descent.improve(state, target, search=True)
         refit(state, target, self._single)
         descent.improve(state, target, search=False)

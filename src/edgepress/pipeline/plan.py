@@ -15,9 +15,10 @@ from edgepress.artifact.families import EMBEDDING, LAYER
 from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.calibrate.tokens import check_calibration
-from edgepress.compress.quantize.assign import assign_formats
+from edgepress.compress.quantize.assign import Assignment, assign_formats
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
+from edgepress.pipeline.budget import check_budget, smallest_formats, target_bytes
 from edgepress.pipeline.measure import text_windows
 from edgepress.recipe import ExportTarget, Recipe
 
@@ -30,7 +31,10 @@ _TOKENS_PER_BATCH = 2048
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run will do. ``files`` maps paths below the output directory to exact bytes."""
+    """What a run will do. ``files`` maps paths below the output directory to exact bytes.
+
+    Where formats are chosen for a budget, ``model`` and ``files`` are those of the smallest formats until they are.
+    """
 
     model: ModelPlan
     fell_back: tuple[str, ...]
@@ -55,14 +59,12 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         check_calibration(recipe.calibration)
     if targets:
         _check_measurements(student, recipe)
-    assignment = assign_formats(student, step)
-    model = ModelPlan(
-        name=student.name,
-        spec=student.spec,
-        config=student.config | {"tie_word_embeddings": student.spec.tied},
-        tokenizer_dir=student.tokenizer_dir,
-        tensors=assignment.tensors,
-    )
+    chosen = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
+    assignment = assign_formats(student, step, chosen)
+    model = model_plan(student, assignment)
+    if step.budgets:
+        smallest = sum(predict_files(model, budget_target(recipe)).values())
+        check_budget(smallest, target_bytes(student, step), step)
     files: dict[str, int] = {}
     for target in targets:
         files |= predict_files(model, target)
@@ -73,6 +75,28 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         checkpoint_bytes=_checkpoint_bytes(model),
         peak_memory_bytes=_peak_memory(student, recipe),
     )
+
+
+def model_plan(student: Student, assignment: Assignment) -> ModelPlan:
+    """Shapes and formats of all tensors of the compressed model."""
+    return ModelPlan(
+        name=student.name,
+        spec=student.spec,
+        config=student.config | {"tie_word_embeddings": student.spec.tied},
+        tokenizer_dir=student.tokenizer_dir,
+        tensors=assignment.tensors,
+    )
+
+
+def budget_target(recipe: Recipe) -> ExportTarget:
+    """The target whose file a budget is for: the first.
+
+    Raises:
+        InputError: the recipe exports nothing.
+    """
+    if not recipe.export:
+        raise InputError(f"{recipe.quantize.budgets[0]}: the budget is for the first export target, and there is none")
+    return recipe.export[0]
 
 
 def _check_measurements(student: Student, recipe: Recipe) -> None:
@@ -105,7 +129,8 @@ def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
 
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether any step looks at activations."""
-    return recipe.quantize.solver != "nearest" or recipe.quantize.activations != "float"
+    step = recipe.quantize
+    return step.solver != "nearest" or step.activations != "float" or bool(step.budgets)
 
 
 def check_disk(plan: RunPlan, out: Path) -> None:

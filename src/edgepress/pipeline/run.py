@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
@@ -18,7 +20,16 @@ from edgepress.compress.quantize.layers import quantize_model
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError, ParityError
 from edgepress.export.parity import ParityReference, check_logits, parity_reference
-from edgepress.pipeline.plan import RunPlan, check_disk, make_plan, needs_calibration, predict_files
+from edgepress.pipeline.budget import format_sizes, target_bytes
+from edgepress.pipeline.plan import (
+    RunPlan,
+    budget_target,
+    check_disk,
+    make_plan,
+    model_plan,
+    needs_calibration,
+    predict_files,
+)
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
@@ -42,6 +53,7 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
         key = _checkpoint_key(student, recipe)
         output.run("checkpoint", key, lambda working: _make_checkpoint(student, recipe, plan, working), derived=TARGETS)
         checkpoint = Checkpoint(out / "checkpoint")
+        plan = msgspec.structs.replace(plan, model=checkpoint.plan())
         export_targets(checkpoint, targets, output, key)
         _manifest(student, recipe, plan, out, ["checkpoint", *targets])
     return plan
@@ -95,12 +107,16 @@ def state(student: Student, plan: RunPlan) -> None:
 
 def _checkpoint_key(student: Student, recipe: Recipe) -> str:
     calibration = calibration_digest(recipe.calibration) if needs_calibration(recipe) else None
-    return stage_key("checkpoint", 1, student.digest(), recipe.quantize, calibration, student.name)
+    target = budget_target(recipe) if recipe.quantize.budgets else None
+    return stage_key("checkpoint", 2, student.digest(), recipe.quantize, calibration, student.name, target)
 
 
 def _make_checkpoint(student: Student, recipe: Recipe, plan: RunPlan, directory: Path) -> None:
     windows = calibration_windows(student, recipe.calibration) if needs_calibration(recipe) else None
-    assignment = assign_formats(student, recipe.quantize)
+    chosen: dict[str, str] = {}
+    if windows is not None and recipe.quantize.budgets:
+        chosen = _choose(student, recipe, windows, directory)
+    assignment = assign_formats(student, recipe.quantize, chosen)
     source: WeightSource = student
     if windows is not None and recipe.quantize.activations != "float":
         from edgepress.compress.quantize.activations import prepare_activations
@@ -108,6 +124,36 @@ def _make_checkpoint(student: Student, recipe: Recipe, plan: RunPlan, directory:
         source, scales = prepare_activations(student, recipe.quantize, assignment, windows)
         write_activations(directory, scales)
     quantize_model(source, recipe.quantize, assignment, windows, directory, name=plan.model.name)
+
+
+def _choose(student: Student, recipe: Recipe, windows: NDArray[np.int32], directory: Path) -> dict[str, str]:
+    """Formats for the recipe's budget; what the search found goes into ``directory``."""
+    from edgepress.compress.search.choose import choose_formats
+    from edgepress.compress.search.records import write_allocation
+
+    step, target = recipe.quantize, budget_target(recipe)
+    sizes, others = format_sizes(
+        student,
+        step,
+        target,
+        lambda formats: model_plan(student, assign_formats(student, step, formats)),
+        lambda model: sum(predict_files(model, target).values()),
+    )
+    budget = target_bytes(student, step)
+    allocation = choose_formats(
+        student,
+        windows,
+        sizes,
+        budget_bytes=None if budget is None else budget - others,
+        max_kld=step.max_kld,
+        seed=recipe.calibration.seed,
+    )
+    write_allocation(directory, allocation)
+    say(
+        f"formats chosen: divergence {allocation.tried_kld:.4f} before the final solve, "
+        f"{np.mean(allocation.random_kld):.4f} for random formats of the same bytes"
+    )
+    return allocation.formats
 
 
 def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:

@@ -1,0 +1,68 @@
+"""The true KL divergence of a candidate from the original model, on windows that no solver has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgepress.artifact.families import EMBEDDING, HEAD
+from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.skeleton import Floats, Skeleton
+
+_TOKENS_AT_ONCE = 512
+Change = Callable[[str, Floats], Floats]
+
+
+class Divergence:
+    """Compares candidates with a model over fixed windows, one layer in memory at a time."""
+
+    def __init__(self, source: WeightSource, windows: NDArray[np.int32]) -> None:
+        self._source = source
+        self._skeleton = Skeleton(source, windows)
+        self._head = HEAD if HEAD in source.names else EMBEDDING
+        self._reference = self._final(lambda _name, values: values)
+
+    def of(self, change: Change) -> float:
+        """Mean KL divergence in nats per token of the model whose tensors went through ``change``.
+
+        Args:
+            change: (name, values) → the candidate's values of a tensor.
+        """
+        return float(self.per_token(change).mean())
+
+    @torch.inference_mode()
+    def per_token(self, change: Change) -> NDArray[np.float64]:
+        """The divergence at each token, (samples · length,)."""
+        final = self._final(change)
+        original = torch.from_numpy(self._source.read(self._head))
+        candidate = torch.from_numpy(change(self._head, self._source.read(self._head)))
+        found = []
+        for before, after in zip(
+            self._reference.flatten(0, 1).split(_TOKENS_AT_ONCE),
+            final.flatten(0, 1).split(_TOKENS_AT_ONCE),
+            strict=True,
+        ):
+            reference = torch.log_softmax(before @ original.T, -1)
+            reached = torch.log_softmax(after @ candidate.T, -1)
+            found.append((reference.exp() * (reference - reached)).sum(-1, dtype=torch.float64))
+        divergence: NDArray[np.float64] = torch.cat(found).numpy()
+        return divergence
+
+    @torch.inference_mode()
+    def _final(self, change: Change) -> torch.Tensor:
+        """Outputs of the final norm, (samples, length, hidden)."""
+        skeleton = self._skeleton
+        hidden = skeleton.embed(change(EMBEDDING, self._source.read(EMBEDDING)))
+        for index in range(len(skeleton.layers)):
+            tensors = {name: change(name, values) for name, values in skeleton.read_layer(index).items()}
+            layer = skeleton.fill(index, tensors)
+            for batch in skeleton.batches:
+                hidden[batch] = skeleton.run(layer, index, hidden[batch])
+            skeleton.release(index)
+        norm = skeleton.final_norm()
+        for batch in skeleton.batches:
+            hidden[batch] = norm(hidden[batch])
+        return hidden

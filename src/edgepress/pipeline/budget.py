@@ -1,0 +1,102 @@
+"""A budget for a file becomes formats for its tensors: what each costs in that file, and the search within the rest.
+
+The cost of a format is what the exporter itself predicts, so that the budget holds to the byte: one matrix of each
+shape is put in each format, and the predicted file grows by what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.formats import get_format
+from edgepress.artifact.plan import ModelPlan
+from edgepress.compress.quantize.assign import free_choices
+from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.student.student import Student
+from edgepress.errors import InputError
+from edgepress.recipe import ExportTarget
+
+# What a budget chooses from when the recipe does not say: per target, formats that buy quality with every byte.
+USUAL: dict[ExportTarget, tuple[str, ...]] = {
+    "gguf": ("iq4_nl", "q4_K", "q5_0", "q5_K", "q6_K", "q8_0"),
+    "onnx": ("q4_0", "q8_0"),
+}
+Predict = Callable[[ModelPlan], int]
+
+
+def smallest_formats(student: Student, step: QuantizeStep, target: ExportTarget) -> dict[str, str]:
+    """The cheapest choice for every matrix that is free; no other assignment makes a smaller file.
+
+    Raises:
+        InputError: see :func:`~edgepress.compress.quantize.assign.free_choices`.
+    """
+    free = free_choices(student, step, USUAL[target])
+    return {name: min(formats, key=lambda format: get_format(format).bits_per_value) for name, formats in free.items()}
+
+
+def target_bytes(student: Student, step: QuantizeStep) -> int | None:
+    """The budget in bytes of the whole file; None for a bound on the divergence."""
+    if step.target_mb is not None:
+        return int(step.target_mb * 1e6)
+    if step.target_bpw is not None:
+        return int(step.target_bpw * sum(prod(student.shape(name)) for name in student.names) / 8)
+    return None
+
+
+def check_budget(smallest_bytes: int, budget: int | None, step: QuantizeStep) -> None:
+    """Refuse a budget below the smallest file.
+
+    Raises:
+        InputError: says how large the smallest file is.
+    """
+    if budget is not None and smallest_bytes > budget:
+        raise InputError(
+            f"{step.budgets[0]}: {getattr(step, step.budgets[0]):g} allows {budget / 1e6:.3f} MB, and the smallest "
+            f"file takes {smallest_bytes / 1e6:.3f} MB; raise it, or add smaller formats to 'choices'"
+        )
+
+
+def format_sizes(
+    student: Student,
+    step: QuantizeStep,
+    target: ExportTarget,
+    plan_of: Callable[[Mapping[str, str]], ModelPlan],
+    predict: Predict,
+) -> tuple[dict[str, dict[str, int]], int]:
+    """Bytes of every free matrix in every format, and the bytes of the file that are not theirs.
+
+    Args:
+        student: the model.
+        step: the recipe's step.
+        target: whose file it is.
+        plan_of: formats of the free matrices → the whole model's plan.
+        predict: plan → bytes of the target's files.
+    """
+    free = free_choices(student, step, USUAL[target])
+    smallest = smallest_formats(student, step, target)
+    base = predict(plan_of(smallest))
+    known: dict[tuple[tuple[int, ...], str, str], int] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for name, formats in free.items():
+        shape, least = student.shape(name), smallest[name]
+        stored = get_format(least).tensor_bytes(prod(shape), shape[0])
+        for format in formats:
+            key = (shape, format, "outside" if not name.startswith("model.layers.") else "")
+            if key not in known:
+                known[key] = predict(plan_of(smallest | {name: format})) - base
+            sizes.setdefault(name, {})[format] = stored + known[key]
+    return sizes, base - sum(sizes[name][format] for name, format in smallest.items())
+
+
+def held_out_divergence(student: Student, windows: NDArray[np.int32], checkpoint: Path) -> float:
+    """KL divergence of a checkpoint from the student on calibration windows, in torch."""
+    from edgepress.compress.search.divergence import Divergence
+
+    pressed = Checkpoint(checkpoint)
+    return Divergence(student, windows).of(lambda name, _values: pressed.read(name))
