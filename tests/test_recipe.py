@@ -129,7 +129,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "two quantize steps": (_STEP % "format: q4_0", "compress has 2 quantize steps; one is the most"),
     "an unknown solver": (
         _STEP % "solver: gptq",
-        r"'gptq' at compress\[1\]\.solver is none of the choices: nearest, scale_search",
+        r"'gptq' at compress\[1\]\.solver is none of the choices: gptaq, nearest, scale_search",
     ),
     "an unknown target": ("export: [gguf, tensorrt]", r"'tensorrt' at export\[1\] is none of the choices: gguf, onnx"),
     "a target without a list": ("export: gguf", "Expected `array`, got `str` - at `export`"),
@@ -175,7 +175,9 @@ def test_every_choice_of_every_step_is_listed_when_a_wrong_one_is_made() -> None
 
 
 def test_a_name_that_is_none_is_answered_with_the_shipped_ones() -> None:
-    with pytest.raises(InputError, match=r"no recipe '5bit'; shipped recipes: 4bit, 8bit, demo, or give a \.yaml file"):
+    with pytest.raises(
+        InputError, match=r"no recipe '5bit'; shipped recipes: 4bit, 8bit, demo, w8a8, or give a \.yaml file"
+    ):
         load_recipe("5bit")
 
 

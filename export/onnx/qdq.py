@@ -7,7 +7,7 @@
 The input's int8 levels are stored as uint8 with zero point 128: the same numbers, and the only form that ONNX Runtime
 1.32 fuses on x86-64 when several products read one input (q, k, v; gate, up). There each product becomes one
 MatMulIntegerToFloat over uint8 and int8; with int8 inputs and more than one reader it multiplies dequantized floats,
-four times slower. Weights lie as (in, out), as MatMul and that kernel want them, so that q, k and v are not one product.
+four times slower. Weights lie as (in, out), as MatMul and that kernel want them, so q, k and v are not one product.
 
 On x86-64 without VNNI instructions, ONNX Runtime's uint8-int8 kernel saturates sums of two products in 16 bits;
 :data:`SESSION_OPTIONS` has it turn the weights into uint8 there, which does not.

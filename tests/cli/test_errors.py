@@ -118,7 +118,7 @@ WRONG: dict[str, tuple[Change, list[str], str]] = {
     "unknown solver": (
         recipe("compress: [{step: quantize, solver: magic}]"),
         RUN,
-        "'magic' at compress[0].solver is none of the choices: nearest, scale_search",
+        "'magic' at compress[0].solver is none of the choices: gptaq, nearest, scale_search",
     ),
     "not YAML": (recipe("compress: ["), RUN, "r.yaml: not YAML"),
     "unknown format": (
