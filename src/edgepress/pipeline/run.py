@@ -53,10 +53,21 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
         key = _checkpoint_key(student, recipe)
         output.run("checkpoint", key, lambda working: _make_checkpoint(student, recipe, plan, working), derived=TARGETS)
         checkpoint = Checkpoint(out / "checkpoint")
-        plan = msgspec.structs.replace(plan, model=checkpoint.plan())
+        if recipe.quantize.budgets:
+            plan = _with_chosen_formats(plan, checkpoint, targets)
         export_targets(checkpoint, targets, output, key)
         _manifest(student, recipe, plan, out, ["checkpoint", *targets])
     return plan
+
+
+def _with_chosen_formats(plan: RunPlan, checkpoint: Checkpoint, targets: tuple[ExportTarget, ...]) -> RunPlan:
+    """The plan as it turned out where a budget chose the formats."""
+    tensors = tuple(
+        msgspec.structs.replace(tensor, format=checkpoint.format(tensor.name)) for tensor in plan.model.tensors
+    )
+    model = msgspec.structs.replace(plan.model, tensors=tensors)
+    files = {path: size for target in targets for path, size in predict_files(model, target).items()}
+    return msgspec.structs.replace(plan, model=model, files=files)
 
 
 def export_targets(
