@@ -84,8 +84,8 @@ def free_choices(source: WeightSource, step: QuantizeStep, usual: tuple[str, ...
         free[name] = tuple(entry.name for entry in formats if entry.fits(width))
         if not free[name]:
             raise InputError(
-                f"{name}: rows of {width} values fit none of the choices ({', '.join(entry.name for entry in formats)}); "
-                f"add to 'choices' one of {', '.join(formats_for(width))}"
+                f"{name}: rows of {width} values fit none of the choices "
+                f"({', '.join(entry.name for entry in formats)}); add one of {', '.join(formats_for(width))}"
             )
     if not free:
         raise InputError(f"{step.budgets[0]}: 'formats' and 'embedding' fix every matrix; nothing is left to choose")

@@ -13,7 +13,7 @@ the row's own output: (ΔW x_t)_o² ≈ e · σ_o² · ‖x_t‖²/d, with σ_o�
 What that leaves out (correlations between rows and between tokens) is made up for by a factor per role, measured with
 the true divergence. Source: the score of modelopt's auto_quantize and GuidedQuant (arXiv 2505.07004) are of this kind.
 
-The inputs of all layers are kept in a file during the pass, so memory does not grow with depth.
+The inputs of all layers lie in files during the pass, so memory does not grow with depth.
 """
 
 from __future__ import annotations
@@ -47,36 +47,37 @@ def fisher_costs(source: WeightSource, windows: NDArray[np.int32], seed: int) ->
     skeleton = Skeleton(source, windows)
     depth = len(skeleton.layers)
     with tempfile.TemporaryDirectory(prefix="edgepress-fisher-") as folder, progress("Fisher", 2 * depth) as advance:
-        shape = (depth + 1, *windows.shape, source.spec.hidden)
-        states = np.lib.format.open_memmap(Path(folder) / "states.npy", "w+", np.float32, shape)
-        _forward(skeleton, states, advance)
-        gradient = _head_gradient(skeleton, states[depth], seed)
+        states = [Path(folder) / f"{index}.npy" for index in range(depth)]
+        gradient = _head_gradient(skeleton, _forward(skeleton, states, advance), seed)
         costs: dict[str, float] = {}
         for index in reversed(range(depth)):
-            costs |= _backward(skeleton, index, states[index], gradient)
+            costs |= _backward(skeleton, index, torch.from_numpy(np.load(states[index])), gradient)
             advance(1)
     return costs
 
 
 @torch.no_grad()
-def _forward(skeleton: Skeleton, states: NDArray[np.float32], advance: Callable[[int], None]) -> None:
-    states[0] = skeleton.embed().numpy()
-    for index in range(len(skeleton.layers)):
+def _forward(skeleton: Skeleton, states: list[Path], advance: Callable[[int], None]) -> torch.Tensor:
+    """Write the inputs of each layer to its file; return the outputs of the last."""
+    hidden = skeleton.embed()
+    for index, path in enumerate(states):
+        np.save(path, hidden.numpy())
         layer = skeleton.fill(index, skeleton.read_layer(index))
         for batch in skeleton.batches:
-            states[index + 1, batch] = skeleton.run(layer, index, torch.from_numpy(states[index, batch].copy())).numpy()
+            hidden[batch] = skeleton.run(layer, index, hidden[batch])
         skeleton.release(index)
         advance(1)
+    return hidden
 
 
-def _head_gradient(skeleton: Skeleton, hidden: NDArray[np.float32], seed: int) -> torch.Tensor:
+def _head_gradient(skeleton: Skeleton, hidden: torch.Tensor, seed: int) -> torch.Tensor:
     """Gradient of Σ -log p(label) with respect to the last hidden states, labels sampled from p."""
     source = skeleton.source
     head = torch.from_numpy(source.read(HEAD if HEAD in source.names else EMBEDDING))
     norm, generator = skeleton.final_norm(), torch.Generator().manual_seed(seed)
     gradient = torch.empty(hidden.shape)
     for batch in skeleton.batches:
-        inputs = torch.from_numpy(hidden[batch].copy()).requires_grad_(True)
+        inputs = hidden[batch].clone().requires_grad_(True)
         outputs: torch.Tensor = norm(inputs)
         flat = outputs.detach().flatten(0, 1)
         pulls = [_logit_gradient(part, head, generator) for part in flat.split(_TOKENS_AT_ONCE)]
@@ -94,12 +95,12 @@ def _logit_gradient(hidden: torch.Tensor, head: torch.Tensor, generator: torch.G
     return probabilities @ head
 
 
-def _backward(skeleton: Skeleton, index: int, states: NDArray[np.float32], gradient: torch.Tensor) -> dict[str, float]:
+def _backward(skeleton: Skeleton, index: int, states: torch.Tensor, gradient: torch.Tensor) -> dict[str, float]:
     """Costs of a layer's linears; ``gradient`` becomes that of the layer's inputs."""
     layer = skeleton.fill(index, skeleton.read_layer(index))
     meters = {layer_name(index, part): _Meter(layer.get_submodule(part)) for part in LINEARS.values()}
     for batch in skeleton.batches:
-        inputs = torch.from_numpy(states[batch].copy()).requires_grad_(True)
+        inputs = states[batch].clone().requires_grad_(True)
         output = skeleton.run(layer, index, inputs)
         output.backward(gradient[batch])
         for meter in meters.values():

@@ -19,7 +19,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
 from edgepress.compress.calibrate.skeleton import Skeleton
 
-LOOK_UP_SHARE = 0.5
+LOOK_UP_SHARE = 0.02
 
 
 def embedding_statistics(source: WeightSource, windows: NDArray[np.int32]) -> InputStatistics:

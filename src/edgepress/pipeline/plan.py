@@ -171,6 +171,11 @@ def _peak_memory(student: Student, recipe: Recipe) -> int:
         activations += 12 * _TOKENS_PER_BATCH * widest  # the bins of an input's histogram
     phases.append(hidden + 3 * embedding + activations + _WORKSPACE_BYTES)
     phases.append(hidden + 3 * layer + activations + _WORKSPACE_BYTES)
+    if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
+        # Two models' hidden states; the embedding's target, values and codes; the widest Hessian and its factors.
+        moments = 60 * max(widest, student.spec.hidden) ** 2
+        phases.append(hidden + 5 * embedding + activations + _WORKSPACE_BYTES)
+        phases.append(2 * hidden + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
     if calibration.self_generated:
         streams = min(streams_at_once(student, length), calibration.samples)
         cache = streams * student.spec.kv_cache_bytes(length, weight_bytes())
