@@ -228,7 +228,10 @@ def test_names_with_brackets_and_colons_are_shown_as_they_are(place: Path, tmp_p
 
 def test_steps_and_recipes_are_listed_whole() -> None:
     steps = edgepress("steps", "--json").json()
-    assert steps["quantize"] == {name: getattr(QuantizeStep(), name) for name in QuantizeStep.__struct_fields__}
+    defaults = {name: getattr(QuantizeStep(), name) for name in QuantizeStep.__struct_fields__}
+    assert steps["quantize"] == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()
+    }
     recipes = edgepress("recipes", "--json").json()
     assert recipes.keys() == set(RECIPE_NAMES)
     for name in RECIPE_NAMES:
