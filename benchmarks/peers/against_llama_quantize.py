@@ -3,7 +3,8 @@
     1  a float32 GGUF of the student by llama.cpp's converter: the reference, and what llama-quantize reads
     2  llama-imatrix on the calibration text; llama-quantize with it, and without
     3  edgepress on the same text, with the type of every tensor read from llama-quantize's file:
-       gptaq and scale_search stand against llama-quantize with the importance matrix, nearest against it without
+       gptaq and scale_search stand against llama-quantize with the importance matrix, nearest against it without;
+       budget is gptaq with types of its own choice, in at most --budget-share of llama-quantize's bytes
     4  llama-perplexity: KL divergence of every file from the reference on the evaluation text
 
 Neither side judges itself: the reference, the engine and the statistics are llama.cpp's throughout, so an error in our
@@ -120,6 +121,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for files, logs and comparison.json")
     parser.add_argument("--formats", nargs="+", default=["q8_0", "q4_0"], help="llama-quantize's names, any case")
     parser.add_argument("--solvers", nargs="+", choices=list(RIVALS), default=["gptaq", "nearest"])
+    parser.add_argument("--budget-share", type=float, default=1.0, help="of llama-quantize's bytes, for solver budget")
     parser.add_argument("--token-embedding-type", help="passed to llama-quantize; edgepress follows its file")
     parser.add_argument("--chunks", type=int, default=40)
     parser.add_argument("--context", type=int, default=512)

@@ -20,8 +20,9 @@ from edgepress.benchmarks.peers.texts import cut_tokens, read, refuse_overlap
 from edgepress.errors import InputError
 from edgepress.progress import say
 
-# Which of edgepress's solvers stands against which way of running llama-quantize.
-RIVALS = {"gptaq": "imatrix", "scale_search": "imatrix", "nearest": "plain"}
+# Which of edgepress's solvers stands against which way of running llama-quantize. "budget" is gptaq with formats of its
+# own choice for a file of at most ``--budget-share`` of llama-quantize's bytes; the others take its types.
+RIVALS = {"gptaq": "imatrix", "budget": "imatrix", "scale_search": "imatrix", "nearest": "plain"}
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +98,7 @@ class Contest:
             method = RIVALS[solver]
             theirs = self.find(kind, method) or self._llama_quantize(f32, imatrix, kind, method)
             if not self.options.only_llama:
-                ours, making = self._edgepress(kind, solver, tensor_types(theirs.path))
+                ours, making = self._edgepress(kind, solver, self._step(solver, theirs))
                 self._judge(ours, kind, "edgepress", solver, making)
 
     def _llama_quantize(self, f32: Path, imatrix: Path, kind: str, method: str) -> Entry:
@@ -107,12 +108,19 @@ class Contest:
         making = [self.runs["imatrix"], *making] if weighted else making
         return self._judge(path, kind, "llama-quantize", method, making)
 
-    def _edgepress(self, kind: str, solver: str, types: dict[str, str]) -> tuple[Path, list[Run]]:
-        """Compress and export with the same types; the recipe is written beside the result."""
+    def _step(self, solver: str, theirs: Entry) -> dict[str, Any]:
+        """The quantize step that stands against a file of llama-quantize's."""
+        if solver == "budget":
+            megabytes = self.options.budget_share * theirs.file_bytes / 1e6
+            return {"step": "quantize", "solver": "gptaq", "target_mb": megabytes}
+        return quantize_step(tensor_types(theirs.path), self.spec, solver)
+
+    def _edgepress(self, kind: str, solver: str, step: dict[str, Any]) -> tuple[Path, list[Run]]:
+        """Compress and export; the recipe is written beside the result."""
         folder = self.work / f"edgepress-{kind}-{solver}"
         shutil.rmtree(folder, ignore_errors=True)  # what an earlier run left would make this one look fast
         folder.mkdir()
-        recipe = self._recipe(quantize_step(types, self.spec, solver))
+        recipe = self._recipe(step)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         place = {"EDGEPRESS_CACHE": str(folder / "cache")}
         tool = Path(sys.executable).with_name("edgepress")

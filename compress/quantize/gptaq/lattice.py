@@ -19,6 +19,8 @@ from edgepress.compress.quantize.k_affine import quantize_k_affine
 from edgepress.compress.quantize.k_symmetric import quantize_k_symmetric
 from edgepress.errors import InputError
 
+_FP16_TINY = 2.0**-24
+
 
 class Lattice(NamedTuple):
     """Super scales of a column of super-blocks, (rows,) each; both None for formats that store fp16 directly, some of
@@ -32,7 +34,7 @@ class Lattice(NamedTuple):
     def snap(self, scale: torch.Tensor, minimum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The nearest scales and minima that can be stored; both (candidates, rows)."""
         if self.super_scale is None:
-            return to_fp16(scale.abs() if self.positive else scale), to_fp16(minimum)
+            return to_fp16(scale.abs().clamp(min=_FP16_TINY) if self.positive else scale), to_fp16(minimum)
         if self.super_minimum is None:
             integers = (scale * inverse(self.super_scale)).round_().clamp_(-128, 127)
             return self.super_scale * integers, minimum
