@@ -16,7 +16,8 @@ import yaml
 from edgepress.artifact.hf_config import model_spec
 from edgepress.benchmarks.peers.gguf_files import quantize_step, tensor_types
 from edgepress.benchmarks.peers.llama_tools import Divergence, Run, Tools, Word, run_measured
-from edgepress.benchmarks.peers.texts import cut_tokens, read, refuse_overlap
+from edgepress.benchmarks.peers.texts import cut_tokens, read
+from edgepress.compress.calibrate.overlap import refuse_overlap
 from edgepress.errors import InputError
 from edgepress.progress import say
 
@@ -90,7 +91,7 @@ class Contest:
         tokens = options.calibration_chunks * options.calibration_context
         skip = options.calibration_skip * options.calibration_context
         text = cut_tokens(read(options.calibration), self.student, skip=skip, tokens=tokens)
-        refuse_overlap(text, read(options.evaluation))
+        refuse_overlap([text], [read(options.evaluation)], "skip that part with --calibration-skip")
         self.calibration.write_text(text, encoding="utf-8")
 
     def _quantize(self, f32: Path, imatrix: Path, kind: str) -> None:

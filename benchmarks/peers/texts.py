@@ -1,14 +1,11 @@
-"""Calibration and evaluation text: one cut to a number of tokens, and a check that the two have nothing in common."""
+"""Calibration and evaluation text: read, cut to a number of tokens, described for the record."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
 from edgepress.errors import InputError, require
-
-NGRAM = 13
 
 
 def read(path: Path) -> str:
@@ -36,30 +33,6 @@ def cut_tokens(text: str, tokenizer_dir: Path, *, skip: int, tokens: int) -> str
     start = 0 if skip == 0 else offsets[skip][0]
     end = offsets[skip + tokens][1]
     return text[start:end]
-
-
-def shared_ngrams(one: str, other: str, size: int = NGRAM) -> list[str]:
-    """Runs of ``size`` words that occur in both texts; case, punctuation and WikiText's ``<unk>`` are ignored."""
-    return sorted(_ngrams(one, size) & _ngrams(other, size))
-
-
-def _ngrams(text: str, size: int) -> set[str]:
-    words = [word for word in re.findall(r"\w+", text.lower()) if word != "unk"]
-    return {" ".join(words[start : start + size]) for start in range(len(words) - size + 1)}
-
-
-def refuse_overlap(calibration: str, evaluation: str) -> None:
-    """Refuse texts that share a run of words.
-
-    Raises:
-        InputError: says how many runs and shows one.
-    """
-    shared = shared_ngrams(calibration, evaluation)
-    if shared:
-        raise InputError(
-            f"calibration and evaluation text share {len(shared)} runs of {NGRAM} words, such as {shared[0]!r}; "
-            "take other text, or skip that part with --calibration-skip"
-        )
 
 
 def describe(path: Path) -> dict[str, str | int]:

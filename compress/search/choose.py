@@ -36,49 +36,84 @@ _RANDOM = 3
 _MOVES = 12
 
 
-def choose_formats(
-    source: WeightSource,
-    windows: NDArray[np.int32],
-    sizes: Sizes,
-    *,
-    budget_bytes: float | None,
-    max_kld: float | None,
-    seed: int,
-) -> Allocation:
-    """Choose formats.
+class FormatSearch:
+    """What every format costs a model, measured once; then formats for any budget. Close it, or use it in ``with``.
 
-    Args:
-        source: the original model.
-        windows: calibration tokens, int32, (samples, length); a part is held out for the divergences.
-        sizes: matrix → format → bytes in the file, for the matrices that are free to choose.
-        budget_bytes: for those together; None when ``max_kld`` bounds the divergence instead.
-        max_kld: bound on the predicted divergence.
-        seed: of the sampled labels, the moves and the random allocations.
-
-    Raises:
-        InputError: the budget or the bound cannot be met.
+    ``rest`` are the calibration windows that are not held out for the divergences.
     """
-    held_out, rest = _split(windows)
-    rng = np.random.default_rng(seed)
-    formats = {name: tuple(row) for name, row in sizes.items()}
-    base = _base(sizes)
-    with tempfile.TemporaryDirectory(prefix="edgepress-search-") as folder:
-        table = ErrorTable(Path(folder), base)
-        measure_errors(source, rest, formats, table)
+
+    def __init__(self, source: WeightSource, windows: NDArray[np.int32], sizes: Sizes, seed: int) -> None:
+        """Measure.
+
+        Args:
+            source: the original model.
+            windows: calibration tokens, int32, (samples, length); a part is held out for the divergences.
+            sizes: matrix → format → bytes in the file, for the matrices that are free to choose.
+            seed: of the sampled labels, the moves and the random allocations.
+        """
+        held_out, self.rest = _split(windows)
+        self._sizes = sizes
+        self._rng = np.random.default_rng(seed)
+        self._folder = tempfile.TemporaryDirectory(prefix="edgepress-search-")
+        self._table = ErrorTable(Path(self._folder.name), _base(sizes))
+        measure_errors(source, self.rest, {name: tuple(row) for name, row in sizes.items()}, self._table)
         costs = fisher_costs(source, held_out, seed)
-        trial = _Trial(Divergence(source, held_out), table)
-        losses = predict_losses(table, costs, trial.divergence)
-        if budget_bytes is None:
-            assert max_kld is not None
-            chosen = allocate_for_loss(losses, sizes, max_kld)
-            budget_bytes = float(sum(sizes[name][format] for name, format in chosen.items()))
-        else:
-            chosen = allocate(losses, sizes, budget_bytes)
+        self._divergence = Divergence(source, held_out)
+        self._losses = predict_losses(self._table, costs, self._tried)
+
+    @property
+    def least(self) -> float:
+        """The lowest divergence that any choice is predicted to reach."""
+        return sum(min(row.values()) for row in self._losses.values())
+
+    def for_budget(self, budget_bytes: float) -> Allocation:
+        """Formats of least divergence whose matrices take at most ``budget_bytes`` together.
+
+        Raises:
+            InputError: the smallest formats take more.
+        """
+        return self._refined(allocate(self._losses, self._sizes, budget_bytes), budget_bytes)
+
+    def for_divergence(self, bound: float) -> Allocation:
+        """Formats of fewest bytes whose predicted divergence is at most ``bound``, in nats per token.
+
+        Raises:
+            InputError: the finest formats are predicted to lose more.
+        """
+        chosen = allocate_for_loss(self._losses, self._sizes, bound)
+        return self._refined(chosen, sum(self._sizes[name][format] for name, format in chosen.items()))
+
+    def solved(self, values: Callable[[str], Floats]) -> float:
+        """Divergence of a finished model, whose tensors ``values`` reads, on the held-out windows."""
+        return self._divergence.of(lambda name, _original: values(name))
+
+    def close(self) -> None:
+        """Remove what the measurements left on disk."""
+        self._folder.cleanup()
+
+    def __enter__(self) -> FormatSearch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _refined(self, chosen: dict[str, str], budget_bytes: float) -> Allocation:
+        losses, sizes, rng = self._losses, self._sizes, self._rng
         with progress("trying allocations", _MOVES + _RANDOM + 1) as advance:
-            chosen, reached = improve(chosen, losses, sizes, budget_bytes, trial.divergence, rng, _MOVES, advance)
-            others = [random_allocation(sizes, budget_bytes, rng) for _ in range(_RANDOM)]
-            random = [_counted(trial.divergence, other, advance) for other in others]
-    return _record(chosen, losses, sizes, budget_bytes, reached, random)
+            chosen, reached = improve(chosen, losses, sizes, budget_bytes, self._tried, rng, _MOVES, advance)
+            random = []
+            for _ in range(_RANDOM):
+                random.append(self._tried(random_allocation(sizes, budget_bytes, rng)))
+                advance(1)
+        return _record(chosen, losses, sizes, budget_bytes, reached, random)
+
+    def _tried(self, formats: dict[str, str]) -> float:
+        """Divergence when the matrices named take formats, as ``errors`` lets them stand in, and all others stay."""
+
+        def change(name: str, values: Floats) -> Floats:
+            return self._table.perturbed(name, values, formats[name]) if name in formats else values
+
+        return self._divergence.of(change)
 
 
 def predict_losses(
@@ -106,27 +141,6 @@ def predict_losses(
         for name in names:
             losses[name] = {format: factor * costs[name] * error for format, error in table.errors[name].items()}
     return {name: losses[name] for name in table.errors}
-
-
-class _Trial:
-    """The true divergence of an allocation, each format standing in as ``errors`` says."""
-
-    def __init__(self, divergence: Divergence, table: ErrorTable) -> None:
-        self._divergence, self._table = divergence, table
-
-    def divergence(self, formats: dict[str, str]) -> float:
-        def change(name: str, values: Floats) -> Floats:
-            return self._table.perturbed(name, values, formats[name]) if name in formats else values
-
-        return self._divergence.of(change)
-
-
-def _counted(
-    divergence: Callable[[dict[str, str]], float], formats: dict[str, str], advance: Callable[[int], None]
-) -> float:
-    found = divergence(formats)
-    advance(1)
-    return found
 
 
 def _split(windows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

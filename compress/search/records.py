@@ -26,6 +26,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     predicted_kld  sum of the predicted divergences, nats per token
     tried_kld      of the allocation as a whole, on held-out calibration windows, after GPTQ's sweep alone
     random_kld     the same for random allocations of the same bytes
+    solved_kld     of the finished checkpoint, where a bound was given; the solver has not seen those windows
     """
 
     budget_bytes: int
@@ -34,6 +35,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     tried_kld: float
     random_kld: tuple[float, ...]
     tensors: tuple[TensorChoice, ...]
+    solved_kld: float | None = None
 
     @property
     def formats(self) -> dict[str, str]:
@@ -44,3 +46,9 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
 def write_allocation(directory: Path, allocation: Allocation) -> None:
     """Write allocation.json into a checkpoint."""
     (directory / ALLOCATION_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(allocation)) + b"\n")
+
+
+def read_allocation(directory: Path) -> Allocation | None:
+    """What the search found for a checkpoint; None when its formats were given."""
+    path = directory / ALLOCATION_FILE
+    return msgspec.json.decode(path.read_bytes(), type=Allocation) if path.is_file() else None

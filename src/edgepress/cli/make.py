@@ -25,6 +25,7 @@ def run(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = Fa
     """Everything: compress a student, export it, measure the files, write the report."""
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline.plan import make_plan
+    from edgepress.pipeline.run import check_met
     from edgepress.pipeline.whole import run_whole
 
     chosen = load_recipe(recipe)
@@ -37,6 +38,7 @@ def run(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = Fa
         print_json(results)
     else:
         print_results(results)
+    check_met(chosen, out)
 
 
 @app.command()
@@ -56,6 +58,7 @@ def compress(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun
         print_json({"checkpoint": str(out / "checkpoint"), "peak_memory_bytes_planned": plan.peak_memory_bytes})
     else:
         print(f"checkpoint: {out / 'checkpoint'}")
+    pipeline.check_met(chosen, out)
 
 
 @app.command()

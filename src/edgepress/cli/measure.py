@@ -30,11 +30,14 @@ def evaluate(
     """Quality of the shipped file in its own engine: KL divergence, agreement, perplexity."""
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline.measure import evaluate_model, text_windows
+    from edgepress.pipeline.overlap import check_evaluation_texts
 
     model = choose_model(artifact, engine)
     student = open_student(against)
     window = context or min(512, student.spec.context)
-    record = evaluate_model(model, student, text_windows(student, tuple(text), tokens, window))
+    windows = text_windows(student, tuple(text), tokens, window)
+    check_evaluation_texts(artifact, tuple(text))
+    record = evaluate_model(model, student, windows)
     if json:
         print_json(record)
     else:

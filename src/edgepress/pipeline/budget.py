@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.quantize.assign import free_choices
@@ -92,11 +87,3 @@ def format_sizes(
                 known[key] = predict(plan_of(smallest | {name: format})) - base
             sizes.setdefault(name, {})[format] = stored + known[key]
     return sizes, base - sum(sizes[name][format] for name, format in smallest.items())
-
-
-def held_out_divergence(student: Student, windows: NDArray[np.int32], checkpoint: Path) -> float:
-    """KL divergence of a checkpoint from the student on calibration windows, in torch."""
-    from edgepress.compress.search.divergence import Divergence
-
-    pressed = Checkpoint(checkpoint)
-    return Divergence(student, windows).of(lambda name, _values: pressed.read(name))

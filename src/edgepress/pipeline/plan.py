@@ -20,6 +20,7 @@ from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.pipeline.budget import check_budget, smallest_formats, target_bytes
 from edgepress.pipeline.measure import text_windows
+from edgepress.pipeline.overlap import check_recipe_texts
 from edgepress.recipe import ExportTarget, Recipe
 
 # What Python holds before any model, without and with torch and transformers, measured on x86-64 Linux; and what
@@ -107,6 +108,8 @@ def _check_measurements(student: Student, recipe: Recipe) -> None:
     if recipe.evaluate and recipe.evaluate.files:
         context = min(recipe.evaluate.context, student.spec.context)
         text_windows(student, tuple(Path(name) for name in recipe.evaluate.files), recipe.evaluate.tokens, context)
+    if needs_calibration(recipe):
+        check_recipe_texts(recipe)
     deepest, context = max(recipe.bench.depth) if recipe.bench else 0, student.spec.context
     if deepest + 2 > context:
         raise InputError(f"bench.depth: {deepest} tokens leave no room in the student's context of {context}")

@@ -7,29 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
 from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
-from edgepress.artifact.weights import WeightSource
-from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
-from edgepress.compress.quantize.assign import assign_formats
-from edgepress.compress.quantize.layers import quantize_model
+from edgepress.compress.calibrate.tokens import calibration_digest
+from edgepress.compress.search.records import read_allocation
 from edgepress.compress.student.student import Student
-from edgepress.errors import InputError, ParityError
+from edgepress.errors import BudgetNotMetError, InputError, ParityError
 from edgepress.export.parity import ParityReference, check_logits, parity_reference
-from edgepress.pipeline.budget import format_sizes, target_bytes
 from edgepress.pipeline.plan import (
     RunPlan,
     budget_target,
     check_disk,
     make_plan,
-    model_plan,
     needs_calibration,
     predict_files,
 )
+from edgepress.pipeline.press import press
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
@@ -51,13 +45,28 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     with output.claim():
         state(student, plan)
         key = _checkpoint_key(student, recipe)
-        output.run("checkpoint", key, lambda working: _make_checkpoint(student, recipe, plan, working), derived=TARGETS)
+        output.run("checkpoint", key, lambda working: press(student, recipe, working), derived=TARGETS)
         checkpoint = Checkpoint(out / "checkpoint")
         if recipe.quantize.budgets:
             plan = _with_chosen_formats(plan, checkpoint, targets)
         export_targets(checkpoint, targets, output, key)
         _manifest(student, recipe, plan, out, ["checkpoint", *targets])
     return plan
+
+
+def check_met(recipe: Recipe, out: Path) -> None:
+    """Hold a finished output against the recipe's bound on the divergence; call it when everything else is done.
+
+    Raises:
+        BudgetNotMetError: it was not met; the files stay.
+    """
+    allocation, bound = read_allocation(out / "checkpoint"), recipe.quantize.max_kld
+    if allocation is None or allocation.solved_kld is None or bound is None or allocation.solved_kld <= bound:
+        return
+    raise BudgetNotMetError(
+        f"max_kld: {bound:g} was asked for, and the checkpoint diverges by {allocation.solved_kld:.4g} on held-out "
+        f"calibration text; {out} keeps the best effort. Add finer formats to 'choices', or raise max_kld"
+    )
 
 
 def _with_chosen_formats(plan: RunPlan, checkpoint: Checkpoint, targets: tuple[ExportTarget, ...]) -> RunPlan:
@@ -120,51 +129,6 @@ def _checkpoint_key(student: Student, recipe: Recipe) -> str:
     calibration = calibration_digest(recipe.calibration) if needs_calibration(recipe) else None
     target = budget_target(recipe) if recipe.quantize.budgets else None
     return stage_key("checkpoint", 2, student.digest(), recipe.quantize, calibration, student.name, target)
-
-
-def _make_checkpoint(student: Student, recipe: Recipe, plan: RunPlan, directory: Path) -> None:
-    windows = calibration_windows(student, recipe.calibration) if needs_calibration(recipe) else None
-    chosen: dict[str, str] = {}
-    if windows is not None and recipe.quantize.budgets:
-        chosen = _choose(student, recipe, windows, directory)
-    assignment = assign_formats(student, recipe.quantize, chosen)
-    source: WeightSource = student
-    if windows is not None and recipe.quantize.activations != "float":
-        from edgepress.compress.quantize.activations import prepare_activations
-
-        source, scales = prepare_activations(student, recipe.quantize, assignment, windows)
-        write_activations(directory, scales)
-    quantize_model(source, recipe.quantize, assignment, windows, directory, name=plan.model.name)
-
-
-def _choose(student: Student, recipe: Recipe, windows: NDArray[np.int32], directory: Path) -> dict[str, str]:
-    """Formats for the recipe's budget; what the search found goes into ``directory``."""
-    from edgepress.compress.search.choose import choose_formats
-    from edgepress.compress.search.records import write_allocation
-
-    step, target = recipe.quantize, budget_target(recipe)
-    sizes, others = format_sizes(
-        student,
-        step,
-        target,
-        lambda formats: model_plan(student, assign_formats(student, step, formats)),
-        lambda model: sum(predict_files(model, target).values()),
-    )
-    budget = target_bytes(student, step)
-    allocation = choose_formats(
-        student,
-        windows,
-        sizes,
-        budget_bytes=None if budget is None else budget - others,
-        max_kld=step.max_kld,
-        seed=recipe.calibration.seed,
-    )
-    write_allocation(directory, allocation)
-    say(
-        f"formats chosen: divergence {allocation.tried_kld:.4f} before the final solve, "
-        f"{np.mean(allocation.random_kld):.4f} for random formats of the same bytes"
-    )
-    return allocation.formats
 
 
 def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:
