@@ -20,14 +20,23 @@ Record = TypeVar("Record")
 
 
 class TensorError(msgspec.Struct, frozen=True, kw_only=True):
-    """What quantization did to one tensor, as ``compress`` records it: ‖W - Ŵ‖² / ‖W‖², columns weighted by the mean
-    square of their inputs where ``weighted``.
+    """What quantization did to one tensor, as ``compress`` records it: ‖W - Ŵ‖² / ‖W‖², weighted by what calibration
+    told of its inputs where ``weighted``.
     """
 
     name: str
     format: str
     relative_error: float
     weighted: bool
+
+
+class FormatSearch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search for formats found, as ``compress`` records it: divergences in nats per token on calibration text,
+    of the formats that were chosen and of random ones of the same bytes, both before the final solve.
+    """
+
+    tried_kld: float
+    random_kld: tuple[float, ...]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +62,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     latency: dict[str, BenchRecord]
     samples: Samples | None
     errors: tuple[TensorError, ...]
+    search: FormatSearch | None = None
 
 
 def read_contents(out: Path) -> Contents:
@@ -63,6 +73,7 @@ def read_contents(out: Path) -> Contents:
     """
     manifest, folder = read_manifest(out), out / "measurements"
     samples, errors = folder / "samples.json", out / "checkpoint" / "quantization.json"
+    search = out / "checkpoint" / "allocation.json"
     return Contents(
         manifest=manifest,
         tensors=_tensors(manifest, out),
@@ -70,6 +81,7 @@ def read_contents(out: Path) -> Contents:
         latency=_labelled(folder, "latency", BenchRecord),
         samples=_read(samples, Samples) if samples.is_file() else None,
         errors=_read(errors, tuple[TensorError, ...]) if errors.is_file() else (),
+        search=_read(search, FormatSearch) if search.is_file() else None,
     )
 
 

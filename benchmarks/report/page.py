@@ -100,8 +100,17 @@ def _layers(contents: Contents) -> dict[str, Any]:
         "formats_table": tables.formats_table(contents.tensors, colours),
         "outside": [(name, significant(error.relative_error), error.format) for name, error in outside],
         "worst": [(error.name, significant(error.relative_error), error.format) for error in worst],
+        "search": _search(contents),
         "weighted": all(error.weighted for error in contents.errors),
     }
+
+
+def _search(contents: Contents) -> tuple[str, str] | None:
+    """Divergence of the chosen formats, and of random ones."""
+    if contents.search is None:
+        return None
+    random = contents.search.random_kld
+    return significant(contents.search.tried_kld), significant(sum(random) / len(random))
 
 
 def _provenance(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Any]:

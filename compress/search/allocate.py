@@ -31,7 +31,7 @@ def allocate(losses: Table, sizes: Table, budget_bytes: float) -> dict[str, str]
     Raises:
         InputError: not even the smallest formats fit.
     """
-    least = sum(min(row.values()) for row in sizes.values())
+    least = _least(sizes)
     if least > budget_bytes:
         raise InputError(
             f"the smallest formats take {least / 1e6:.3f} MB, {(least - budget_bytes) / 1e6:.3f} MB more than the "
@@ -46,13 +46,17 @@ def allocate_for_loss(losses: Table, sizes: Table, bound: float) -> dict[str, st
     Raises:
         InputError: not even the finest formats are good enough.
     """
-    least = sum(min(row.values()) for row in losses.values())
+    least = _least(losses)
     if least > bound:
         raise InputError(
             f"the finest formats are predicted to diverge by {least:.3g}, and max_kld is {bound:.3g}; "
             "raise max_kld or add finer formats to 'choices'"
         )
     return _choose(sizes, losses, bound)
+
+
+def _least(table: Table) -> float:
+    return sum(min(row.values()) for row in table.values())
 
 
 def _choose(objective: Table, constraint: Table, limit: float) -> dict[str, str]:

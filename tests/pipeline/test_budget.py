@@ -88,8 +88,8 @@ def test_a_file_stays_within_its_budget_and_leaves_no_room_for_another_step(
         ),
         default=0,
     )
-    # ONNX aligns data and describes it in the graph, so that a step costs a little more than its codes.
-    assert written > budget - (smallest_step + 64 if target == "gguf" else 2 * smallest_step)
+    # In ONNX q, k and v of one format are one product, so that the parts cost less together than one by one.
+    assert written > (budget - smallest_step - 64 if target == "gguf" else 0.94 * budget)
 
 
 def test_a_budget_at_the_smallest_file_is_met_and_a_byte_below_it_refused(student: Path, tmp_path: Path) -> None:

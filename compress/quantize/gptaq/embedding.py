@@ -6,7 +6,7 @@ layer as it is. So a tied embedding is solved for
     H = E w x xᵀ + μ · mean diag(E w x xᵀ) · I
 
 with x from the original model, whose body has not been solved yet when the first layer needs the embedding. One that is
-only looked up counts all its features alike.
+only looked up counts all its features alike. The μ comes on top of the solver's damping.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from math import prod
 
 from edgepress.artifact.formats import get_format
-from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.quantize.assign import free_choices
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.student import Student
@@ -22,7 +21,6 @@ USUAL: dict[ExportTarget, tuple[str, ...]] = {
     "gguf": ("iq4_nl", "q4_K", "q5_0", "q5_K", "q6_K", "q8_0"),
     "onnx": ("q4_0", "q8_0"),
 }
-Predict = Callable[[ModelPlan], int]
 
 
 def smallest_formats(student: Student, step: QuantizeStep, target: ExportTarget) -> dict[str, str]:
@@ -58,11 +56,7 @@ def check_budget(smallest_bytes: int, budget: int | None, step: QuantizeStep) ->
 
 
 def format_sizes(
-    student: Student,
-    step: QuantizeStep,
-    target: ExportTarget,
-    plan_of: Callable[[Mapping[str, str]], ModelPlan],
-    predict: Predict,
+    student: Student, step: QuantizeStep, target: ExportTarget, file_bytes: Callable[[Mapping[str, str]], int]
 ) -> tuple[dict[str, dict[str, int]], int]:
     """Bytes of every free matrix in every format, and the bytes of the file that are not theirs.
 
@@ -70,20 +64,20 @@ def format_sizes(
         student: the model.
         step: the recipe's step.
         target: whose file it is.
-        plan_of: formats of the free matrices → the whole model's plan.
-        predict: plan → bytes of the target's files.
+        file_bytes: formats of the free matrices → bytes of the target's files.
     """
     free = free_choices(student, step, USUAL[target])
     smallest = smallest_formats(student, step, target)
-    base = predict(plan_of(smallest))
+    base = file_bytes(smallest)
     known: dict[tuple[tuple[int, ...], str, str], int] = {}
     sizes: dict[str, dict[str, int]] = {}
     for name, formats in free.items():
         shape, least = student.shape(name), smallest[name]
+        place = name.rpartition(".layers.")[0] or name
         stored = get_format(least).tensor_bytes(prod(shape), shape[0])
         for format in formats:
-            key = (shape, format, "outside" if not name.startswith("model.layers.") else "")
+            key = (shape, format, place)
             if key not in known:
-                known[key] = predict(plan_of(smallest | {name: format})) - base
+                known[key] = file_bytes(smallest | {name: format}) - base
             sizes.setdefault(name, {})[format] = stored + known[key]
     return sizes, base - sum(sizes[name][format] for name, format in smallest.items())

@@ -8,6 +8,7 @@ then scaled by what was measured, and the model solved again for fewer bytes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,19 +56,20 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
     from edgepress.compress.search.choose import FormatSearch
 
     step, target = recipe.quantize, budget_target(recipe)
-    sizes, others = format_sizes(
-        student,
-        step,
-        target,
-        lambda formats: model_plan(student, assign_formats(student, step, formats)),
-        lambda model: sum(predict_files(model, target).values()),
-    )
+
+    def file_bytes(formats: Mapping[str, str]) -> int:
+        model = model_plan(student, assign_formats(student, step, formats))
+        return sum(predict_files(model, target).values())
+
+    sizes, others = format_sizes(student, step, target, file_bytes)
     budget = target_bytes(student, step)
     with FormatSearch(student, windows, sizes, recipe.calibration.seed) as search:
         if budget is None:
             _press_to_divergence(student, recipe, directory, search)
             return
         allocation = search.for_budget(budget - others)
+        while (excess := file_bytes(allocation.formats) - budget) > 0:  # sizes add up only nearly in some targets
+            allocation = search.for_budget(allocation.budget_bytes - excess)
     _state(allocation)
     _solve(student, recipe, windows, allocation.formats, directory)
     write_allocation(directory, allocation)
