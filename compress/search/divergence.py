@@ -12,7 +12,7 @@ from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 
-_TOKENS_AT_ONCE = 512
+_TOKENS_AT_ONCE = 128  # of which all logits are held
 Change = Callable[[str, Floats], Floats]
 
 

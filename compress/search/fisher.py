@@ -33,7 +33,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.progress import progress
 
-_TOKENS_AT_ONCE = 512
+_TOKENS_AT_ONCE = 128  # of which all logits are held
 
 
 def fisher_costs(source: WeightSource, windows: NDArray[np.int32], seed: int) -> dict[str, float]:

@@ -29,6 +29,7 @@ _LIBRARIES_BYTES = 90 << 20
 _TORCH_BYTES = 390 << 20
 _WORKSPACE_BYTES = 100 << 20
 _TOKENS_PER_BATCH = 2048
+_TOKENS_OF_LOGITS = 128
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +178,9 @@ def _peak_memory(student: Student, recipe: Recipe) -> int:
     if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
         # Two models' hidden states; the embedding's target, values and codes; the widest Hessian and its factors.
         moments = 60 * max(widest, student.spec.hidden) ** 2
-        phases.append(hidden + 5 * embedding + activations + _WORKSPACE_BYTES)
+        # A search also holds a candidate's head beside the original's, and their logits.
+        logits = 16 * _TOKENS_OF_LOGITS * student.spec.vocab if recipe.quantize.budgets else 0
+        phases.append(hidden + 5 * embedding + logits + activations + _WORKSPACE_BYTES)
         phases.append(2 * hidden + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
     if calibration.self_generated:
         streams = min(streams_at_once(student, length), calibration.samples)
