@@ -23,7 +23,7 @@ class Divergence:
         self._source = source
         self._skeleton = Skeleton(source, windows)
         self._head = HEAD if HEAD in source.names else EMBEDDING
-        self._reference = self._final(lambda _name, values: values)
+        self._reference = _final(self._skeleton, _unchanged)
 
     def of(self, change: Change) -> float:
         """Mean KL divergence in nats per token of the model whose tensors went through ``change``.
@@ -36,7 +36,7 @@ class Divergence:
     @torch.inference_mode()
     def per_token(self, change: Change) -> NDArray[np.float64]:
         """The divergence at each token, (samples · length,)."""
-        final = self._final(change)
+        final = _final(self._skeleton, change)
         original = torch.from_numpy(self._source.read(self._head))
         candidate = torch.from_numpy(change(self._head, self._source.read(self._head)))
         found = []
@@ -51,18 +51,31 @@ class Divergence:
         divergence: NDArray[np.float64] = torch.cat(found).numpy()
         return divergence
 
-    @torch.inference_mode()
-    def _final(self, change: Change) -> torch.Tensor:
-        """Outputs of the final norm, (samples, length, hidden)."""
-        skeleton = self._skeleton
-        hidden = skeleton.embed(change(EMBEDDING, self._source.read(EMBEDDING)))
-        for index in range(len(skeleton.layers)):
-            tensors = {name: change(name, values) for name, values in skeleton.read_layer(index).items()}
-            layer = skeleton.fill(index, tensors)
-            for batch in skeleton.batches:
-                hidden[batch] = skeleton.run(layer, index, hidden[batch])
-            skeleton.release(index)
-        norm = skeleton.final_norm()
+
+def final_states(source: WeightSource, windows: NDArray[np.int32]) -> torch.Tensor:
+    """Outputs of a model's final norm, float32, (samples, length, hidden), one layer in memory at a time.
+
+    Args:
+        source: the model.
+        windows: int32, (samples, length).
+    """
+    return _final(Skeleton(source, windows), _unchanged).clone()  # a tensor that a backward pass may read
+
+
+def _unchanged(_name: str, values: Floats) -> Floats:
+    return values
+
+
+@torch.inference_mode()
+def _final(skeleton: Skeleton, change: Change) -> torch.Tensor:
+    hidden = skeleton.embed(change(EMBEDDING, skeleton.source.read(EMBEDDING)))
+    for index in range(len(skeleton.layers)):
+        tensors = {name: change(name, values) for name, values in skeleton.read_layer(index).items()}
+        layer = skeleton.fill(index, tensors)
         for batch in skeleton.batches:
-            hidden[batch] = norm(hidden[batch])
-        return hidden
+            hidden[batch] = skeleton.run(layer, index, hidden[batch])
+        skeleton.release(index)
+    norm = skeleton.final_norm()
+    for batch in skeleton.batches:
+        hidden[batch] = norm(hidden[batch])
+    return hidden
