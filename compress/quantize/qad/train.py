@@ -88,13 +88,15 @@ def _step(
 
 def _optimizers(model: TrainedModel, rates: tuple[float, float]) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     of_codes, of_gains = rates
-    groups = [{"params": [tensor.codes], "lr": of_codes * tensor.gap} for tensor in model.tensors.values()]
+    # Momentum sums gradients; the rate is that of their mean.
+    rate = (1 - _MOMENTUM) * of_codes
+    groups = [{"params": [tensor.codes], "lr": rate * tensor.gap} for tensor in model.tensors.values()]
     gains: list[nn.Parameter] = list(model.gains.values())
     for tensor in model.tensors.values():
         gains += [tensor.gain] if tensor.offset_gain is None else [tensor.gain, tensor.offset_gain]
     # Gradients are means over thousands of tokens: tiny, and Adam's usual epsilon would rule them.
     adam = torch.optim.Adam(gains, lr=of_gains, betas=(0.9, 0.99), eps=1e-12)
-    return torch.optim.SGD(groups, momentum=_MOMENTUM, dampening=_MOMENTUM), adam
+    return torch.optim.SGD(groups, momentum=_MOMENTUM), adam
 
 
 def normalize(gradient: torch.Tensor) -> None:

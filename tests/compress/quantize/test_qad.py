@@ -32,7 +32,7 @@ GRIDS = [name for name, spec in FORMATS.items() if spec.kind != "float"]
 ROWS, COLUMNS = 6, 256
 
 
-def solved(format: str, seed: int = 0) -> tuple[TrainableTensor, np.ndarray]:  # type: ignore[type-arg]
+def solved(format: str, seed: int = 0) -> tuple[TrainableTensor, np.ndarray]:
     weight = weights(ROWS, COLUMNS, seed)
     start = quantize_matrix(weight, format, "scale_search", None)
     return TrainableTensor(start, weight), start.dequantize()
@@ -52,7 +52,8 @@ def test_what_is_trained_is_what_is_stored(format: str) -> None:
     with torch.no_grad():
         for parameter in tensor.parameters():
             step = 2 * tensor.gap if parameter is tensor.codes else 0.1
-            parameter += step * torch.from_numpy(rng.standard_normal(tuple(parameter.shape)).astype(np.float32))
+            noise = torch.from_numpy(rng.standard_normal(tuple(parameter.shape)).astype(np.float32))
+            parameter.add_(step * noise)
     stored = tensor.finish().dequantize()
     np.testing.assert_allclose(stored, tensor.values().detach().numpy(), rtol=1e-6, atol=1e-9)
     assert not np.array_equal(stored, values)
@@ -62,7 +63,8 @@ def test_what_is_trained_is_what_is_stored(format: str) -> None:
 def test_a_code_feels_its_scale_inside_the_grid_and_nothing_far_outside(format: str) -> None:
     grid = Grid(get_format(format))
     codes = torch.tensor([[grid.low - 50, grid.low, 0.2, grid.high, grid.high + 50, 1.0]], requires_grad=True)
-    grid_values(codes, torch.tensor([[3.0]]), torch.tensor([[0.5]]), grid).backward(torch.arange(6.0)[None] + 1)
+    values = grid_values(codes, torch.tensor([[3.0]]), torch.tensor([[0.5]]), grid)
+    torch.autograd.backward(values, torch.arange(6.0)[None] + 1)
     assert codes.grad is not None
     assert codes.grad.tolist() == [[0.0, 6.0, 9.0, 12.0, 0.0, 18.0]]
 
@@ -78,7 +80,7 @@ def test_scales_and_minima_have_the_gradient_of_the_difference_quotient(format: 
         return (grid_values(codes, scale, minimum, grid) * weight).sum()
 
     scale.requires_grad_(True), minimum.requires_grad_(True)
-    loss(scale, minimum).backward()
+    torch.autograd.backward(loss(scale, minimum))
     for parameter in (scale, minimum):
         direction = torch.randn(3, 2, generator=generator)
         moved = [
@@ -110,7 +112,7 @@ def checkpoint(student_dir: Path, directory: Path, **step: str) -> Checkpoint:
     return Checkpoint(directory)
 
 
-def text(count: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def text(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(3, 250, (count, 32)).astype(np.int32)
 
 
@@ -149,7 +151,7 @@ def test_gradients_in_the_codes_are_those_of_transformers_own_model(family: str,
             assert torch.nn.functional.cosine_similarity(expected, gradient, 0) > 0.97, name
 
 
-def divergence(student_dir: Path, found: Checkpoint, windows: np.ndarray) -> float:  # type: ignore[type-arg]
+def divergence(student_dir: Path, found: Checkpoint, windows: np.ndarray) -> float:
     return Divergence(open_student(str(student_dir)), windows).of(lambda name, _values: found.read(name))
 
 
