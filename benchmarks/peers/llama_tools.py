@@ -166,7 +166,7 @@ def _watch(pid: int) -> tuple[int, resource.struct_rusage, int]:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
             return status, usage, mark
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def parse_divergence(output: str) -> Divergence:
