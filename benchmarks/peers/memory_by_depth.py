@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from edgepress.benchmarks.peers.random_student import write_random_student, writ
 from edgepress.benchmarks.peers.record import environment, markdown_table
 from edgepress.compress.student.open import open_student
 from edgepress.errors import EdgepressError
+from edgepress.progress import say
 
 TOOL = Path(sys.executable).with_name("edgepress")
 
@@ -123,30 +125,30 @@ def measure(student: Path, fp32_bytes: int, depth: int, name: str, recipe: dict[
     run_measured([*command, "--dry-run", "--json"], plan, variables, errors=place / "plan.log")
     run = run_measured(command, place / "compress.log", variables)
     stated = int(json.loads(plan.read_text(encoding="utf-8"))["peak_memory_bytes"])
+    say(f"{depth} layers, {name}: {run.peak_rss_bytes / 1e6:.0f} MB, {stated / 1e6:.0f} MB stated")
     return Peak(recipe=name, depth=depth, fp32_bytes=fp32_bytes, stated_bytes=stated, run=run)
 
 
-def measure_all(options: argparse.Namespace, work: Path) -> list[Peak]:
-    """Every recipe at every depth."""
+def measure_all(options: argparse.Namespace, work: Path) -> Iterator[Peak]:
+    """Every recipe at every depth, the uniform ones first: a search takes longer."""
     template = open_student(options.student)
     text = work / "random.txt"
     write_random_text(template.tokenizer_dir, text, tokens=options.samples * options.length, seed=options.seed)
-    peaks = []
+    fp32_bytes = {}
     for depth in options.depths:
-        student = work / f"{depth}-layers"
-        fp32_bytes = write_random_student(template, student, depth=depth, seed=options.seed)
-        for name, recipe in recipes(options, text).items():
-            peaks.append(measure(student, fp32_bytes, depth, name, recipe, work))
-    return peaks
+        fp32_bytes[depth] = write_random_student(template, work / f"{depth}-layers", depth=depth, seed=options.seed)
+    for name, recipe in recipes(options, text).items():
+        for depth in options.depths:
+            yield measure(work / f"{depth}-layers", fp32_bytes[depth], depth, name, recipe, work)
 
 
-def document(options: argparse.Namespace, peaks: list[Peak], lines: list[Growth]) -> dict[str, Any]:
+def document(options: argparse.Namespace, peaks: list[Peak]) -> dict[str, Any]:
     """Everything needed to check or repeat the measurement."""
     return {
         "options": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
         "environment": environment(None),
         "peaks": [msgspec.to_builtins(peak) | {"peak_rss_bytes": peak.peak_bytes} for peak in peaks],
-        "growth": [msgspec.to_builtins(line) | {"share_of_a_layer": line.share} for line in lines],
+        "growth": [msgspec.to_builtins(line) | {"share_of_a_layer": line.share} for line in growth(peaks)],
     }
 
 
@@ -168,18 +170,20 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, print the table, write memory_by_depth.json."""
+    """Measure, print the table; memory_by_depth.json is written after every measurement."""
     options = parse_arguments()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    peaks: list[Peak] = []
     try:
-        peaks = measure_all(options, work)
+        for peak in measure_all(options, work):
+            peaks.append(peak)
+            record = json.dumps(document(options, peaks), indent=2) + "\n"
+            (work / "memory_by_depth.json").write_text(record, encoding="utf-8")
     except EdgepressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     lines = growth(peaks)
-    record = json.dumps(document(options, peaks, lines), indent=2) + "\n"
-    (work / "memory_by_depth.json").write_text(record, encoding="utf-8")
     print(table(peaks))
     for line in lines:
         print(
