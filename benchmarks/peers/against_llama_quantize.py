@@ -7,13 +7,16 @@
        budget is gptaq with types of its own choice, in at most --budget-share of llama-quantize's bytes
     4  llama-perplexity: KL divergence of every file from the reference on the evaluation text
 
+With ``--seeds 3`` steps 2 to 4 are taken on three stretches of the calibration text that have nothing in common,
+against the same reference, and a last table has the mean and the standard deviation over them.
+
 Neither side judges itself: the reference, the engine and the statistics are llama.cpp's throughout, so an error in our
 export counts as loss. Prints a table and writes everything, commands and raw numbers included, as JSON.
 
     python benchmarks/peers/against_llama_quantize.py STUDENT --calibration TEXT --evaluation TEXT --tools T --work W
 
 STUDENT is a Hugging Face directory, off its quantization grid (off_grid.py). The exit code is 3 when a ratio of mean
-divergences, edgepress's best over llama-quantize's best, exceeds ``--limit``.
+divergences, edgepress's scale_search over llama-quantize's, exceeds ``--limit``.
 """
 
 from __future__ import annotations
@@ -28,9 +31,11 @@ from typing import Any
 import msgspec
 
 from edgepress.benchmarks.peers.gguf_files import identical_tensors, tensor_types, type_differences
-from edgepress.benchmarks.peers.llama_tools import Divergence, system_info
-from edgepress.benchmarks.peers.quantizer_contest import RIVALS, Contest, Entry
+from edgepress.benchmarks.peers.llama_tools import Divergence, Tools, system_info
+from edgepress.benchmarks.peers.quantizer_contest import RIVALS, Contest
 from edgepress.benchmarks.peers.record import environment, markdown_table
+from edgepress.benchmarks.peers.reference import Entry, Reference
+from edgepress.benchmarks.peers.stretches import spread_of_entries, spread_of_pairs, spread_table
 from edgepress.benchmarks.peers.texts import describe
 from edgepress.errors import EdgepressError
 
@@ -68,23 +73,50 @@ def ratio_with_error(ours: Divergence, theirs: Divergence) -> tuple[float, float
     return ratio, ratio * relative**0.5
 
 
+def run_contests(options: argparse.Namespace) -> list[Contest]:
+    """One contest for each stretch of calibration text, all against one reference."""
+    work: Path = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    tools = Tools(folder=options.tools.resolve(), threads=options.threads)
+    size = {"chunks": options.chunks, "context": options.context}
+    reference = Reference(work, options.student.resolve(), options.evaluation.resolve(), tools, **size)
+    contests = []
+    for stretch in range(options.seeds):
+        folder = work if options.seeds == 1 else work / f"stretch-{stretch}"
+        skip = options.calibration_skip + stretch * options.calibration_chunks
+        contests.append(Contest(options, reference, folder, skip=skip))
+        contests[-1].prepare_text()
+    with reference:
+        contests[0].judge_reference()
+        for contest in contests:
+            contest.run()
+    return contests
+
+
 def document(contest: Contest, pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Everything needed to check or repeat the comparison."""
-    options = {name: value for name, value in vars(contest.options).items() if not isinstance(value, Path)}
-    log = (contest.work / "judged-llama.cpp-f32-reference.log").read_text(encoding="utf-8", errors="replace")
+    """What one contest did and found."""
     return {
-        "student": str(contest.student),
-        "options": options,
-        "texts": {
-            "calibration": describe(contest.calibration),
-            "calibration_source": describe(contest.options.calibration),
-            "evaluation": describe(contest.options.evaluation),
-        },
-        "tools": contest.tools.about(),
-        "environment": environment(system_info(log)),
+        "calibration_skip": contest.skip,
+        "calibration": describe(contest.calibration),
         "runs": {name: msgspec.to_builtins(run) for name, run in contest.runs.items()},
         "entries": [msgspec.to_builtins(entry, enc_hook=str) for entry in contest.entries],
         "pairs": pairs,
+    }
+
+
+def header(first: Contest) -> dict[str, Any]:
+    """What all contests have in common; with :func:`document` everything needed to check or repeat the comparison."""
+    options = first.options
+    log = (first.work / "judged-llama.cpp-f32-reference.log").read_text(encoding="utf-8", errors="replace")
+    return {
+        "student": str(first.student),
+        "options": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
+        "texts": {
+            "calibration_source": describe(options.calibration),
+            "evaluation": describe(options.evaluation),
+        },
+        "tools": first.tools.about(),
+        "environment": environment(system_info(log)),
     }
 
 
@@ -128,6 +160,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration-chunks", type=int, default=128)
     parser.add_argument("--calibration-context", type=int, default=512)
     parser.add_argument("--calibration-skip", type=int, default=0, help="chunks to leave out at the start of the text")
+    parser.add_argument("--seeds", type=int, default=1, help="stretches of the calibration text, one after another")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--limit", type=float, default=1.05, help="largest ratio of mean divergences that passes")
@@ -135,18 +168,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
-    """Run the comparison, print the table, write comparison.json."""
-    options = parse_arguments()
-    try:
-        contest = Contest(options)
-        contest.run()
-    except EdgepressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    pairs = pair_up(contest)
-    record = document(contest, pairs)
-    (contest.work / "comparison.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+def print_contest(contest: Contest, pairs: list[dict[str, Any]]) -> None:
+    """The table of one contest, and a line for each pair."""
     print(table(contest.entries))
     for pair in pairs:
         print(
@@ -155,7 +178,31 @@ def main() -> int:
             f"{len(pair['type_differences'])} tensors differ in type; "
             f"{pair['identical_tensors']} of {pair['quantized_tensors']} are identical to the byte"
         )
-    judged = [pair["kld_ratio"] for pair in pairs if pair["edgepress"] == "scale_search"]
+
+
+def main() -> int:
+    """Run the comparison, print the tables, write comparison.json."""
+    options = parse_arguments()
+    try:
+        contests = run_contests(options)
+    except EdgepressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    pairs = [pair_up(contest) for contest in contests]
+    record = header(contests[0])
+    documents = [document(contest, found) for contest, found in zip(contests, pairs, strict=True)]
+    for contest, found in zip(contests, pairs, strict=True):
+        print_contest(contest, found)
+    if len(contests) == 1:
+        record |= documents[0]
+    else:
+        entries = spread_of_entries([contest.entries for contest in contests])
+        ratios = spread_of_pairs(pairs)
+        record |= {"stretches": documents, "spread_entries": entries, "spread_pairs": ratios}
+        print(spread_table(entries, ratios))
+    path = contests[0].reference.work / "comparison.json"
+    path.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    judged = [pair["kld_ratio"] for found in pairs for pair in found if pair["edgepress"] == "scale_search"]
     return 3 if any(ratio > options.limit for ratio in judged) else 0
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgepress.benchmarks.process_memory import read_status
 from edgepress.errors import EdgepressError, InputError
 from edgepress.progress import say
 
@@ -124,27 +127,46 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
         return ["-c", str(context), "--chunks", str(chunks), "-t", str(self.threads)]
 
 
-def run_measured(command: Sequence[Word], log: Path, environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command with its output in ``log``.
+def run_measured(
+    command: Sequence[Word], log: Path, environment: Mapping[str, str] | None = None, *, errors: Path | None = None
+) -> Run:
+    """Run a command with its output in ``log``, and what it says on stderr in ``errors`` where that is given.
 
     Raises:
         EdgepressError: it failed; says where its output is.
     """
     words = tuple(str(word) for word in command)
     say("$ " + " ".join(words))
+    own_bytes = read_status().get("VmRSS", 0)
     started = time.perf_counter()
-    with log.open("w", encoding="utf-8") as stream:
+    with ExitStack() as files:
+        out = files.enter_context(log.open("w", encoding="utf-8"))
+        err = files.enter_context(errors.open("w", encoding="utf-8")) if errors else out
         variables = {**os.environ, **(environment or {})}
-        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=variables)
-        # wait4 gives this child's own maximum (and of processes that it waited for), getrusage that of all children so
-        # far. The kernel starts the count at what this process holds at the fork, so it must stay small itself.
-        _, status, usage = os.wait4(child.pid, 0)
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=variables)
+        status, usage, mark = _watch(child.pid)
     wall_s = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise EdgepressError(f"{Path(words[0]).name} failed with exit code {child.returncode}; its output is in {log}")
-    cpu_s = usage.ru_utime + usage.ru_stime
-    return Run(command=words, wall_s=wall_s, cpu_s=cpu_s, peak_rss_bytes=usage.ru_maxrss * 1024)
+        raise EdgepressError(
+            f"{Path(words[0]).name} failed with exit code {child.returncode}; its output is in {errors or log}"
+        )
+    # ru_maxrss starts at what this process held at the fork: above that it is exact, else it says nothing.
+    exact = usage.ru_maxrss * 1024
+    peak = exact if exact > own_bytes else mark
+    return Run(command=words, wall_s=wall_s, cpu_s=usage.ru_utime + usage.ru_stime, peak_rss_bytes=peak)
+
+
+def _watch(pid: int) -> tuple[int, resource.struct_rusage, int]:
+    """Wait for a child: its status, its own use of resources, and its high-water mark (VmHWM) when last seen, bytes."""
+    mark = 0
+    while True:
+        mark = max(mark, read_status(Path(f"/proc/{pid}/status")).get("VmHWM", 0))
+        # wait4 gives this child's maximum (and of processes that it waited for), getrusage that of all children so far.
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            return status, usage, mark
+        time.sleep(0.05)
 
 
 def parse_divergence(output: str) -> Divergence:

@@ -16,19 +16,28 @@ PACKAGES = ("edgepress", "gguf", "llama-cpp-python", "numpy", "torch", "transfor
 _ASK_ENGINE = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
 
 
-def environment(tools_system_info: str) -> dict[str, Any]:
-    """Versions, machine, load, and whether the tools and the engine run the same kernels."""
-    asked = subprocess.run([sys.executable, "-c", _ASK_ENGINE], capture_output=True, text=True, check=False)
-    engine = asked.stdout.strip()
-    same = _features(engine) == _features(tools_system_info)
-    if not same:
-        say(f"note: the tools and the installed engine were compiled differently:\n{tools_system_info}\n{engine}")
+def environment(tools_system_info: str | None) -> dict[str, Any]:
+    """Versions, machine, load, and whether the tools, if any took part, and the engine run the same kernels."""
+    return _machine() | ({} if tools_system_info is None else _kernels(tools_system_info))
+
+
+def _machine() -> dict[str, Any]:
     return {
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg(),
+    }
+
+
+def _kernels(tools_system_info: str) -> dict[str, Any]:
+    asked = subprocess.run([sys.executable, "-c", _ASK_ENGINE], capture_output=True, text=True, check=False)
+    engine = asked.stdout.strip()
+    same = _features(engine) == _features(tools_system_info)
+    if not same:
+        say(f"note: the tools and the installed engine were compiled differently:\n{tools_system_info}\n{engine}")
+    return {
         "tools_system_info": tools_system_info,
         "engine_system_info": engine,
         "same_kernels": same,
