@@ -1,10 +1,12 @@
-"""How many physical cores this process may use: what engines get as their number of threads."""
+"""How many physical cores this process may use: what engines get as their number of threads; and their cache."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
 
 
@@ -26,3 +28,15 @@ def _siblings(cpu: int) -> str:
         return Path(_TOPOLOGY.format(cpu=cpu)).read_text(encoding="ascii").strip()
     except OSError:
         return str(cpu)
+
+
+def last_level_cache_bytes(folder: Path = _CACHES) -> int | None:
+    """The largest cache of the first CPU; None where the kernel does not say."""
+    sizes = []
+    for path in folder.glob("index*/size"):
+        try:
+            text = path.read_text(encoding="ascii").strip()
+            sizes.append(int(text.rstrip("KMG")) * _UNITS.get(text[-1:], 1))
+        except (OSError, ValueError):
+            continue
+    return max(sizes, default=None)

@@ -30,6 +30,16 @@ class TensorError(msgspec.Struct, frozen=True, kw_only=True):
     weighted: bool
 
 
+class TokenTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Predicted milliseconds per decoded token in the matrices, where a recipe bounds them: of the formats that were
+    chosen, and of those that would have been without the bound.
+    """
+
+    target_ms: float
+    chosen_ms: float
+    unbounded_ms: float
+
+
 class FormatSearch(msgspec.Struct, frozen=True, kw_only=True):
     """What a search for formats found, as ``compress`` records it: divergences in nats per token on calibration text,
     of the formats that were chosen and of random ones of the same bytes, both before the final solve.
@@ -37,6 +47,7 @@ class FormatSearch(msgspec.Struct, frozen=True, kw_only=True):
 
     tried_kld: float
     random_kld: tuple[float, ...]
+    time: TokenTime | None = None
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):

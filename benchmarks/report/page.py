@@ -101,6 +101,7 @@ def _layers(contents: Contents) -> dict[str, Any]:
         "outside": [(name, significant(error.relative_error), error.format) for name, error in outside],
         "worst": [(error.name, significant(error.relative_error), error.format) for error in worst],
         "search": _search(contents),
+        "token_time": _token_time(contents),
         "weighted": all(error.weighted for error in contents.errors),
     }
 
@@ -111,6 +112,14 @@ def _search(contents: Contents) -> tuple[str, str] | None:
         return None
     random = contents.search.random_kld
     return significant(contents.search.tried_kld), significant(sum(random) / len(random))
+
+
+def _token_time(contents: Contents) -> tuple[str, str, str] | None:
+    """Predicted milliseconds per token: of the chosen formats, allowed, and without the bound."""
+    if contents.search is None or contents.search.time is None:
+        return None
+    time = contents.search.time
+    return significant(time.chosen_ms), significant(time.target_ms), significant(time.unbounded_ms)
 
 
 def _provenance(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Any]:

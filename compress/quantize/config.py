@@ -31,6 +31,9 @@ class QuantizeStep(
     target_bpw  the same in bits per weight: the file's bits over the model's parameters
     max_kld     choose the formats for the smallest file whose KL divergence from the student stays below this, in nats
                 per token, on a held-out part of the calibration text
+    target_ms   bound the predicted time of a decoded token in the model's matrices, in milliseconds, beside one of the
+                three above; alone, choose the formats of least divergence within it
+    costs       file of what each format costs the device, from ``edgepress costs``; target_ms goes by it
     choices     the formats to choose from; the usual ones of the export target when empty
     activations int8: the layers' linears in format int8 also round their inputs to int8, with static scales from the
                 calibration text (W8A8, ONNX only). float: their inputs stay as they are
@@ -46,6 +49,8 @@ class QuantizeStep(
     target_mb: Positive | None = None
     target_bpw: Positive | None = None
     max_kld: Positive | None = None
+    target_ms: Positive | None = None
+    costs: str | None = None
     choices: tuple[str, ...] = ()
     activations: ActivationFormat = "float"
     smooth: Strength = 0.8
@@ -53,5 +58,6 @@ class QuantizeStep(
 
     @property
     def budgets(self) -> tuple[str, ...]:
-        """Names of the budgets that are set; formats are chosen when there is one."""
-        return tuple(name for name in ("target_mb", "target_bpw", "max_kld") if getattr(self, name) is not None)
+        """Names of the budgets that are set, target_ms last; formats are chosen when there is one."""
+        names = ("target_mb", "target_bpw", "max_kld", "target_ms")
+        return tuple(name for name in names if getattr(self, name) is not None)

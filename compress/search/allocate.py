@@ -2,95 +2,136 @@
 
     minimise Σ_T Σ_f loss_Tf z_Tf     subject to  Σ_f z_Tf = 1 for every T,   Σ_T Σ_f bytes_Tf z_Tf ≤ budget,   z binary
 
-or the other way round: the fewest bytes under a bound on the predicted divergence. Solved by HiGHS through
-``scipy.optimize.milp``.
+or the other way round: the fewest bytes under a bound on the predicted divergence. Either may have a second row,
+Σ_T Σ_f ms_Tf z_Tf ≤ target_ms, from times measured on the device. Solved by HiGHS through ``scipy.optimize.milp``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from edgepress.compress.search.limits import Limit, Table, byte_limit, check_alone, kept, loss_limit
 from edgepress.errors import InputError
 
-Table = Mapping[str, Mapping[str, float]]
 _TIME_LIMIT_S = 60
 
 
-def allocate(losses: Table, sizes: Table, budget_bytes: float) -> dict[str, str]:
+def allocate(losses: Table, sizes: Table, budget_bytes: float, time: Limit | None = None) -> dict[str, str]:
     """The format of every tensor, of least total loss within the budget.
 
     Args:
         losses: tensor → format → predicted divergence.
         sizes: tensor → format → bytes, for the same tensors and formats.
-        budget_bytes: for all of them together.
+        budget_bytes: for all of them together; may be infinite.
+        time: a bound on their time as well.
 
     Raises:
-        InputError: not even the smallest formats fit.
+        InputError: not even the smallest formats fit, or the fastest, or none does both.
     """
-    least = _least(sizes)
-    if least > budget_bytes:
-        raise InputError(
-            f"the smallest formats take {least / 1e6:.3f} MB, {(least - budget_bytes) / 1e6:.3f} MB more than the "
-            "budget leaves for them; raise the budget or add smaller formats to 'choices'"
-        )
-    return _choose(losses, sizes, budget_bytes)
+    return _choose(losses, [byte_limit(sizes, budget_bytes), *([time] if time else [])])
 
 
-def allocate_for_loss(losses: Table, sizes: Table, bound: float) -> dict[str, str]:
-    """The format of every tensor, of fewest bytes within a bound on the total loss.
+def allocate_for_loss(losses: Table, sizes: Table, bound: float, time: Limit | None = None) -> dict[str, str]:
+    """The format of every tensor, of fewest bytes within a bound on the total loss, and one on the time if given.
 
     Raises:
-        InputError: not even the finest formats are good enough.
+        InputError: not even the finest formats are good enough, or the fastest fast enough, or none is both.
     """
-    least = _least(losses)
-    if least > bound:
-        raise InputError(
-            f"the finest formats are predicted to diverge by {least:.3g}, and max_kld is {bound:.3g}; "
-            "raise max_kld or add finer formats to 'choices'"
-        )
-    return _choose(sizes, losses, bound)
+    return _choose(sizes, [loss_limit(losses, bound), *([time] if time else [])])
 
 
-def _least(table: Table) -> float:
-    return sum(min(row.values()) for row in table.values())
+def smallest_within(sizes: Table, time: Limit | None) -> dict[str, str]:
+    """The format of every tensor, of fewest bytes within a bound on the time.
+
+    Raises:
+        InputError: not even the fastest formats are fast enough.
+    """
+    if time is None:
+        return {name: min(row, key=lambda format: row[format]) for name, row in sizes.items()}
+    return _choose(sizes, [time])
 
 
-def _choose(objective: Table, constraint: Table, limit: float) -> dict[str, str]:
+def _choose(objective: Table, limits: Sequence[Limit]) -> dict[str, str]:
+    for limit in limits:
+        check_alone(limit)
+    chosen = _solve(objective, limits)
+    if chosen is None or not kept(limits, chosen := _repaired(chosen, objective, limits)):
+        raise InputError(_conflict(*limits))
+    return chosen
+
+
+def _solve(objective: Table, limits: Sequence[Limit]) -> dict[str, str] | None:
+    """The best choice, within the solver's tolerance of a part in a million; None where there is none."""
     pairs = [(name, format) for name, row in objective.items() for format in row]
     cost = np.array([objective[name][format] for name, format in pairs])
-    weight = np.array([constraint[name][format] for name, format in pairs])
     place = {name: row for row, name in enumerate(objective)}
     owner = np.array([place[name] for name, _ in pairs])
     once = csr_array((np.ones(len(pairs)), (owner, np.arange(len(pairs)))))
     # Scaled, since the solver's tolerances are absolute.
-    scale = cost.max() or 1.0
+    rows = [[limit.table[name][format] / (limit.bound or 1.0) for name, format in pairs] for limit in limits]
+    bounds = [1.0 if limit.bound else 0.0 for limit in limits]
     result = milp(
-        cost / scale,
+        cost / (cost.max() or 1.0),
         integrality=np.ones(len(pairs)),
         bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(once, 1, 1), LinearConstraint(weight[None] / limit, -np.inf, 1)],
+        constraints=[LinearConstraint(once, 1, 1), LinearConstraint(np.array(rows), -np.inf, bounds)],
         options={"time_limit": _TIME_LIMIT_S, "mip_rel_gap": 1e-6},
     )
-    assert result.x is not None, result.message
-    chosen = {name: format for (name, format), taken in zip(pairs, result.x, strict=True) if taken > 0.5}
-    return _within(chosen, objective, constraint, limit)
+    if result.x is None:
+        return None
+    return {name: format for (name, format), taken in zip(pairs, result.x, strict=True) if taken > 0.5}
 
 
-def _within(chosen: dict[str, str], objective: Table, constraint: Table, limit: float) -> dict[str, str]:
-    """Hold the limit exactly: the solver's tolerance may have let a part in a million through."""
-    total = sum(constraint[name][format] for name, format in chosen.items())
-    while total > limit:
-        steps = [
-            (objective[name][other] - objective[name][format], name, other)
-            for name, format in chosen.items()
-            for other in constraint[name]
-            if constraint[name][other] < constraint[name][format]
-        ]
+def _repaired(chosen: dict[str, str], objective: Table, limits: Sequence[Limit]) -> dict[str, str]:
+    """Hold the limits exactly: the solver's tolerance may have let a part in a million through.
+
+    One tensor at a time takes the cheapest of the formats that bring the excess down, until there is none.
+    """
+    totals = [limit.total(chosen) for limit in limits]
+    while (excess := _excess(totals, limits)) > 0:
+        steps = []
+        for name, format in chosen.items():
+            for other in objective[name]:
+                changed = _after(totals, limits, name, format, other)
+                if _excess(changed, limits) < excess:
+                    steps.append((objective[name][other] - objective[name][format], name, other))
+        if not steps:
+            break
         _, name, other = min(steps)
-        total += constraint[name][other] - constraint[name][chosen[name]]
-        chosen[name] = other
+        chosen = chosen | {name: other}
+        totals = [limit.total(chosen) for limit in limits]
     return chosen
+
+
+def _after(totals: list[float], limits: Sequence[Limit], name: str, format: str, other: str) -> list[float]:
+    return [
+        total + limit.table[name][other] - limit.table[name][format]
+        for total, limit in zip(totals, limits, strict=True)
+    ]
+
+
+def _excess(totals: Sequence[float], limits: Sequence[Limit]) -> float:
+    """By how much the limits are broken, as shares of them."""
+    return sum(
+        (total - limit.bound) / (limit.bound or 1.0)
+        for total, limit in zip(totals, limits, strict=True)
+        if total > limit.bound
+    )
+
+
+def _conflict(first: Limit, second: Limit) -> str:
+    """Each limit can be kept alone, and both together cannot: what either costs the other."""
+    found = []
+    for limit, other in ((first, second), (second, first)):
+        best = _solve(limit.table, [other])
+        assert best is not None, "a limit that can be kept alone"
+        reached = limit.total(_repaired(best, limit.table, [other]))
+        found.append(f"within {other.name} the {limit.best} formats come to {limit.words(reached)}")
+    return (
+        f"{first.name} ({first.words(first.bound)}) and {second.name} ({second.words(second.bound)}) cannot both be "
+        f"met: {'; '.join(found)}. Raise one of them, or add formats to 'choices'"
+    )

@@ -7,26 +7,31 @@
 4. From there a local search: one matrix gives bytes up, others take them; a move is kept where the true divergence of
    the whole candidate fell.
 5. Random allocations of the same bytes show what choosing is worth.
+
+All of it stays within a bound on the predicted time of a token as well, where one is given.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Floats
-from edgepress.compress.search.allocate import allocate, allocate_for_loss
+from edgepress.compress.search.allocate import allocate, allocate_for_loss, smallest_within
 from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.search.errors import ErrorTable, measure_errors
 from edgepress.compress.search.fisher import fisher_costs
+from edgepress.compress.search.limits import Limit, byte_limit
 from edgepress.compress.search.local import improve, random_allocation
-from edgepress.compress.search.records import Allocation, TensorChoice
+from edgepress.compress.search.records import Allocation, TensorChoice, TokenTime
 from edgepress.progress import progress, say
 
 Losses = dict[str, dict[str, float]]
@@ -42,7 +47,9 @@ class FormatSearch:
     ``rest`` are the calibration windows that are not held out for the divergences.
     """
 
-    def __init__(self, source: WeightSource, windows: NDArray[np.int32], sizes: Sizes, seed: int) -> None:
+    def __init__(
+        self, source: WeightSource, windows: NDArray[np.int32], sizes: Sizes, seed: int, time: Limit | None = None
+    ) -> None:
         """Measure.
 
         Args:
@@ -50,9 +57,10 @@ class FormatSearch:
             windows: calibration tokens, int32, (samples, length); a part is held out for the divergences.
             sizes: matrix → format → bytes in the file, for the matrices that are free to choose.
             seed: of the sampled labels, the moves and the random allocations.
+            time: a bound on the time of a token, for the same matrices and formats.
         """
         held_out, self.rest = _split(windows)
-        self._sizes = sizes
+        self._sizes, self._time = sizes, time
         self._rng = np.random.default_rng(seed)
         self._folder = tempfile.TemporaryDirectory(prefix="edgepress-search-")
         self._table = ErrorTable(Path(self._folder.name), _base(sizes))
@@ -64,25 +72,29 @@ class FormatSearch:
 
     @property
     def least(self) -> float:
-        """The lowest divergence that any choice is predicted to reach."""
-        return sum(min(row.values()) for row in self._losses.values())
+        """The lowest divergence that any choice is predicted to reach, within the bound on the time if there is one."""
+        finest = allocate(self._losses, self._sizes, math.inf, self._time)
+        return sum(self._losses[name][format] for name, format in finest.items())
 
     def for_budget(self, budget_bytes: float) -> Allocation:
-        """Formats of least divergence whose matrices take at most ``budget_bytes`` together.
+        """Formats of least divergence whose matrices take at most ``budget_bytes`` together; infinite for any.
 
         Raises:
-            InputError: the smallest formats take more.
+            InputError: the smallest formats take more, or are too slow.
         """
-        return self._refined(allocate(self._losses, self._sizes, budget_bytes), budget_bytes)
+        unbounded = allocate(self._losses, self._sizes, budget_bytes)
+        chosen = allocate(self._losses, self._sizes, budget_bytes, self._time) if self._time else unbounded
+        return self._refined(chosen, unbounded, budget_bytes)
 
     def for_divergence(self, bound: float) -> Allocation:
         """Formats of fewest bytes whose predicted divergence is at most ``bound``, in nats per token.
 
         Raises:
-            InputError: the finest formats are predicted to lose more.
+            InputError: the finest formats are predicted to lose more, or are too slow.
         """
-        chosen = allocate_for_loss(self._losses, self._sizes, bound)
-        return self._refined(chosen, sum(self._sizes[name][format] for name, format in chosen.items()))
+        unbounded = allocate_for_loss(self._losses, self._sizes, bound)
+        chosen = allocate_for_loss(self._losses, self._sizes, bound, self._time) if self._time else unbounded
+        return self._refined(chosen, unbounded, sum(self._sizes[name][format] for name, format in chosen.items()))
 
     def solved(self, values: Callable[[str], Floats]) -> float:
         """Divergence of a finished model, whose tensors ``values`` reads, on the held-out windows."""
@@ -98,15 +110,28 @@ class FormatSearch:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _refined(self, chosen: dict[str, str], budget_bytes: float) -> Allocation:
+    def _refined(self, chosen: dict[str, str], unbounded: dict[str, str], budget_bytes: float) -> Allocation:
         losses, sizes, rng = self._losses, self._sizes, self._rng
+        limits = [byte_limit(sizes, budget_bytes), *([self._time] if self._time else [])]
+        smallest = smallest_within(sizes, self._time)
         with progress("trying allocations", _MOVES + _RANDOM + 1) as advance:
-            chosen, reached = improve(chosen, losses, sizes, budget_bytes, self._tried, rng, _MOVES, advance)
+            chosen, reached = improve(chosen, losses, limits, self._tried, rng, _MOVES, advance)
             random = []
             for _ in range(_RANDOM):
-                random.append(self._tried(random_allocation(sizes, budget_bytes, rng)))
+                random.append(self._tried(random_allocation(limits, smallest, rng)))
                 advance(1)
-        return _record(chosen, losses, sizes, budget_bytes, reached, random)
+        allocation = _record(chosen, losses, sizes, budget_bytes, reached, random)
+        return msgspec.structs.replace(allocation, time=self._token_time(chosen, unbounded))
+
+    def _token_time(self, chosen: dict[str, str], unbounded: dict[str, str]) -> TokenTime | None:
+        time = self._time
+        if time is None:
+            return None
+        return TokenTime(
+            target_ms=time.bound + time.elsewhere,
+            chosen_ms=time.total(chosen) + time.elsewhere,
+            unbounded_ms=time.total(unbounded) + time.elsewhere,
+        )
 
     def _tried(self, formats: dict[str, str]) -> float:
         """Divergence when the matrices named take formats, as ``errors`` lets them stand in, and all others stay."""
@@ -167,7 +192,7 @@ def _record(
         for name, format in chosen.items()
     ]
     return Allocation(
-        budget_bytes=int(budget_bytes),
+        budget_bytes=int(budget_bytes) if math.isfinite(budget_bytes) else None,
         used_bytes=sum(tensor.bytes for tensor in tensors),
         predicted_kld=sum(losses[name][format] for name, format in chosen.items()),
         tried_kld=reached,

@@ -1,21 +1,21 @@
-"""Small moves from a good allocation, judged by the true divergence; and random allocations of the same bytes."""
+"""Small moves from a good allocation, judged by the true divergence; and random allocations within the same limits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from edgepress.compress.search.limits import Limit, Table
+
 Formats = dict[str, str]
-Table = Mapping[str, Mapping[str, float]]
 _SHORTLIST = 16
 
 
 def improve(
     chosen: Formats,
     losses: Table,
-    sizes: Table,
-    budget_bytes: float,
+    limits: Sequence[Limit],
     divergence: Callable[[Formats], float],
     rng: np.random.Generator,
     moves: int,
@@ -23,14 +23,14 @@ def improve(
 ) -> tuple[Formats, float]:
     """Try ``moves`` neighbours one after the other, keep those of lower divergence; the best, and its divergence.
 
-    A neighbour lowers one matrix to a smaller format and spends what that frees; it is drawn from the moves that the
-    prediction thinks least of a loss.
+    A neighbour moves one matrix to a format that is smaller, or faster where there is a limit on the time, and spends
+    what that frees; it is drawn from the moves that the prediction thinks least of a loss. All keep the limits.
     """
     best, reached = dict(chosen), divergence(chosen)
     advance(1)
     seen = {tuple(sorted(chosen.items()))}
     for _ in range(moves):
-        trial = _neighbour(best, losses, sizes, budget_bytes, rng)
+        trial = _neighbour(best, losses, limits, rng)
         key = tuple(sorted(trial.items()))
         if key not in seen:
             seen.add(key)
@@ -41,54 +41,73 @@ def improve(
     return best, reached
 
 
-def random_allocation(sizes: Table, budget_bytes: float, rng: np.random.Generator) -> Formats:
-    """Start from the smallest formats; raise matrices at random while the budget lasts."""
-    chosen = {name: min(row, key=lambda format: row[format]) for name, row in sizes.items()}
-    used = sum(sizes[name][format] for name, format in chosen.items())
-    open_names = list(sizes)
+def random_allocation(limits: Sequence[Limit], start: Mapping[str, str], rng: np.random.Generator) -> Formats:
+    """Raise matrices to larger formats at random while the limits last.
+
+    Args:
+        limits: that on the bytes first.
+        start: the smallest formats that keep them.
+        rng: draws the matrices and the formats.
+    """
+    chosen, sizes = dict(start), limits[0].table
+    totals = [limit.total(chosen) for limit in limits]
+    open_names = list(chosen)
     while open_names:
         name = open_names[int(rng.integers(len(open_names)))]
-        room = budget_bytes - used + sizes[name][chosen[name]]
-        larger = [format for format, size in sizes[name].items() if sizes[name][chosen[name]] < size <= room]
+        now = chosen[name]
+        larger = [other for other in sizes[name] if sizes[name][other] > sizes[name][now]]
+        larger = [other for other in larger if _fits(limits, totals, name, now, other)]
         if not larger:
             open_names.remove(name)
             continue
-        format = larger[int(rng.integers(len(larger)))]
-        used += sizes[name][format] - sizes[name][chosen[name]]
-        chosen[name] = format
+        chosen[name] = larger[int(rng.integers(len(larger)))]
+        totals = [limit.total(chosen) for limit in limits]
     return chosen
 
 
-def _neighbour(chosen: Formats, losses: Table, sizes: Table, budget_bytes: float, rng: np.random.Generator) -> Formats:
-    trial = dict(chosen)
+def _neighbour(chosen: Formats, losses: Table, limits: Sequence[Limit], rng: np.random.Generator) -> Formats:
+    trial, totals = dict(chosen), [limit.total(chosen) for limit in limits]
     down = [
         (losses[name][other] - losses[name][format], name, other)
         for name, format in trial.items()
-        for other in sizes[name]
-        if sizes[name][other] < sizes[name][format]
+        for other in losses[name]
+        if any(limit.table[name][other] < limit.table[name][format] for limit in limits)
+        and _fits(limits, totals, name, format, other)
     ]
     if down:
         _, name, other = sorted(down)[int(rng.integers(min(_SHORTLIST, len(down))))]
         trial[name] = other
-        _spend(trial, losses, sizes, budget_bytes, rng, keep=name)
+        _spend(trial, losses, limits, rng, keep=name)
     return trial
 
 
-def _spend(
-    trial: Formats, losses: Table, sizes: Table, budget_bytes: float, rng: np.random.Generator, keep: str
-) -> None:
-    """Raise matrices, in place, while bytes are left."""
+def _spend(trial: Formats, losses: Table, limits: Sequence[Limit], rng: np.random.Generator, keep: str) -> None:
+    """Move matrices to formats of lower loss, in place, while the limits last."""
     while True:
-        room = budget_bytes - sum(sizes[name][format] for name, format in trial.items())
+        totals = [limit.total(trial) for limit in limits]
         gains = [
-            ((losses[name][format] - losses[name][other]) / (sizes[name][other] - sizes[name][format]), name, other)
+            (_worth(losses[name][format] - losses[name][other], limits, name, format, other), name, other)
             for name, format in trial.items()
-            for other in sizes[name]
+            for other in losses[name]
             if name != keep
-            and 0 < sizes[name][other] - sizes[name][format] <= room
             and losses[name][other] < losses[name][format]
+            and _fits(limits, totals, name, format, other)
         ]
         if not gains:
             return
         _, name, other = sorted(gains, reverse=True)[int(rng.integers(min(4, len(gains))))]
         trial[name] = other
+
+
+def _worth(gain: float, limits: Sequence[Limit], name: str, format: str, other: str) -> float:
+    """What a move gains for the share that it takes of the scarcest limit; those that take nothing come first."""
+    taken = max((limit.table[name][other] - limit.table[name][format]) / (limit.bound or 1.0) for limit in limits)
+    return gain / taken if taken > 0 else np.inf
+
+
+def _fits(limits: Sequence[Limit], totals: Sequence[float], name: str, format: str, other: str) -> bool:
+    """Whether a matrix can move to another format within the limits."""
+    return all(
+        total + limit.table[name][other] - limit.table[name][format] <= limit.bound
+        for limit, total in zip(limits, totals, strict=True)
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 ALLOCATION_FILE = "allocation.json"
+COSTS_FILE = "costs.json"
 
 
 class TensorChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,24 +19,40 @@ class TensorChoice(msgspec.Struct, frozen=True, kw_only=True):
     losses: dict[str, float]
 
 
+class TokenTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Predicted milliseconds per decoded token in the model's matrices, from costs measured on a device, which
+    lie beside this as ``costs.json``.
+
+    target_ms     the bound
+    chosen_ms     of the chosen formats
+    unbounded_ms  of the formats that would have been chosen without the bound
+    """
+
+    target_ms: float
+    chosen_ms: float
+    unbounded_ms: float
+
+
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """The formats for a budget.
 
-    budget_bytes   for the matrices below together
+    budget_bytes   for the matrices below together; None where only the time is bounded
     used_bytes     what they take
     predicted_kld  sum of the predicted divergences, nats per token
     tried_kld      of the allocation as a whole, on held-out calibration windows, after GPTQ's sweep alone
     random_kld     the same for random allocations of the same bytes
     solved_kld     of the finished checkpoint, where a bound was given; the solver has not seen those windows
+    time           where there is a bound on the time of a token
     """
 
-    budget_bytes: int
+    budget_bytes: int | None
     used_bytes: int
     predicted_kld: float
     tried_kld: float
     random_kld: tuple[float, ...]
     tensors: tuple[TensorChoice, ...]
     solved_kld: float | None = None
+    time: TokenTime | None = None
 
     @property
     def formats(self) -> dict[str, str]:

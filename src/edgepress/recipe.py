@@ -125,9 +125,21 @@ def parse_recipe(text: str, where: str) -> Recipe:
         raise InputError(f"{where}: {_with_what_exists(str(error), document)}") from error
     if len(recipe.compress) > 1:
         raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
-    if len(recipe.quantize.budgets) > 1:
-        raise InputError(f"{where}: {' and '.join(recipe.quantize.budgets)} cannot both be met for sure; give one")
+    _check_budgets(recipe.quantize, where)
     return recipe
+
+
+def _check_budgets(step: QuantizeStep, where: str) -> None:
+    """Budgets that can be met together, and a time with the costs that it is predicted from."""
+    rivals = [name for name in step.budgets if name != "target_ms"]
+    if len(rivals) > 1:
+        raise InputError(f"{where}: {' and '.join(rivals)} cannot both be met for sure; give one")
+    if step.target_ms is not None and step.costs is None:
+        raise InputError(
+            f"{where}: target_ms needs costs, a file that 'edgepress costs STUDENT -o costs.json' writes on the device"
+        )
+    if step.costs is not None and step.target_ms is None:
+        raise InputError(f"{where}: costs bounds nothing without target_ms; give the milliseconds per token")
 
 
 def step_name(step: type[msgspec.Struct]) -> str:

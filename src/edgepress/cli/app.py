@@ -26,7 +26,12 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    print(json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """A JSON document, indented."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands that measure: eval, bench."""
+"""Commands that measure: eval, bench, costs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgepress.cli.app import Engine, Json, Threads, app, print_json
-from edgepress.cli.tables import print_bench, print_compare, print_quality
+from edgepress.cli.app import Engine, Json, Threads, app, json_text, print_json
+from edgepress.cli.tables import print_bench, print_compare, print_costs, print_quality
 from edgepress.errors import InputError
 from edgepress.runtime.locate import choose_model
 
@@ -75,3 +75,25 @@ def bench(
     assert artifact is not None
     record = run_bench(choose_model(artifact, engine), scenario)
     print_json(record) if json else print_bench(record)
+
+
+@app.command()
+def costs(
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student or a .gguf file with the shapes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")],
+    engine: Annotated[str, typer.Option("--engine", help="llama.cpp.")] = "llama.cpp",
+    formats: Annotated[list[str] | None, typer.Option("--formats", help="Only these; default: all that fit.")] = None,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Samples of each.")] = 11,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """What each format costs on this machine, for a model's shapes; a recipe's target_ms goes by it."""
+    from edgepress.artifact.files import write_atomically
+    from edgepress.compress.student.open import open_student
+    from edgepress.pipeline.costs import measure_student_costs
+
+    record = measure_student_costs(
+        open_student(student), engine, tuple(formats or ()), threads=threads, repetitions=repetitions
+    )
+    write_atomically(out, json_text(record) + "\n")
+    print_json(record) if json else print_costs(record)

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from edgepress.benchmarks.cost_records import CostsRecord
 from edgepress.benchmarks.records import BenchRecord, CompareRecord, QualityRecord
 from edgepress.cli.app import print_json
 from edgepress.compress.student.student import Student
@@ -87,6 +88,25 @@ def print_bench(record: BenchRecord) -> None:
         ("file", f"{record.file_bytes} bytes"),
     ]
     print_rows(rows + [("warning", warning) for warning in record.warnings])
+
+
+def print_costs(record: CostsRecord) -> None:
+    """Costs by shape and format, and what all the model's matrices come to in each."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("format")
+    for shape in record.shapes:
+        table.add_column(f"{shape.rows} × {shape.columns}", justify="right")
+    table.add_column("all, ms per token", justify="right")
+    by_key = {(cost.format, cost.rows, cost.columns): cost for cost in record.costs}
+    for format in dict.fromkeys(cost.format for cost in record.costs):
+        found = [by_key.get((format, shape.rows, shape.columns)) for shape in record.shapes]
+        times = [None if cost is None else cost.decode_ms for cost in found]
+        total = sum(ms * shape.count for ms, shape in zip(times, record.shapes, strict=True) if ms is not None)
+        cells = [_cell(ms, "{:.4f}") for ms in times]
+        table.add_row(format, *cells, _cell(None if None in times else total, "{:.2f}"))
+    _print(table)
+    print(f"milliseconds per matrix and decoded token; {record.engine}, {record.threads} threads")
+    print_rows([("warning", text) for text in record.warnings])
 
 
 def print_compare(record: CompareRecord) -> None:

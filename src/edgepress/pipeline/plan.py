@@ -16,9 +16,11 @@ from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.calibrate.tokens import check_calibration
 from edgepress.compress.quantize.assign import Assignment, assign_formats
+from edgepress.compress.search.limits import check_alone
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.pipeline.budget import check_budget, smallest_formats, target_bytes
+from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.measure import text_windows
 from edgepress.pipeline.overlap import check_recipe_texts
 from edgepress.recipe import ExportTarget, Recipe
@@ -67,6 +69,8 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
     if step.budgets:
         smallest = sum(predict_files(model, budget_target(recipe)).values())
         check_budget(smallest, target_bytes(student, step), step)
+        if (limit := token_time_limit(student, step, budget_target(recipe))) is not None:
+            check_alone(limit)
     files: dict[str, int] = {}
     for target in targets:
         files |= predict_files(model, target)

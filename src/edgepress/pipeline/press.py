@@ -7,6 +7,7 @@ then scaled by what was measured, and the model solved again for fewer bytes.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +23,10 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.layers import quantize_model
-from edgepress.compress.search.records import Allocation, write_allocation
+from edgepress.compress.search.records import COSTS_FILE, Allocation, write_allocation
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.budget import format_sizes, target_bytes
+from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
 from edgepress.progress import say
 from edgepress.recipe import Recipe
@@ -62,14 +64,19 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
         return sum(predict_files(model, target).values())
 
     sizes, others = format_sizes(student, step, target, file_bytes)
-    budget = target_bytes(student, step)
-    with FormatSearch(student, windows, sizes, recipe.calibration.seed) as search:
-        if budget is None:
+    budget, time = target_bytes(student, step), token_time_limit(student, step, target)
+    if step.costs is not None:
+        shutil.copyfile(step.costs, directory / COSTS_FILE)
+    with FormatSearch(student, windows, sizes, recipe.calibration.seed, time) as search:
+        if step.max_kld is not None:
             _press_to_divergence(student, recipe, directory, search)
             return
-        allocation = search.for_budget(budget - others)
-        while (excess := file_bytes(allocation.formats) - budget) > 0:  # sizes add up only nearly in some targets
-            allocation = search.for_budget(allocation.budget_bytes - excess)
+        room = math.inf if budget is None else budget - others
+        allocation = search.for_budget(room)
+        # Sizes add up only nearly in some targets.
+        while budget is not None and (excess := file_bytes(allocation.formats) - budget) > 0:
+            room -= excess
+            allocation = search.for_budget(room)
     _state(allocation)
     _solve(student, recipe, windows, allocation.formats, directory)
     write_allocation(directory, allocation)
@@ -120,8 +127,13 @@ def _keep(directory: Path, best: str, attempts: int) -> None:
 def _state(allocation: Allocation) -> None:
     say(
         f"formats chosen: divergence {allocation.tried_kld:.4f} before the final solve, "
-        f"{np.mean(allocation.random_kld):.4f} for random formats of the same bytes"
+        f"{np.mean(allocation.random_kld):.4f} for random formats within the same limits"
     )
+    if (time := allocation.time) is not None:
+        say(
+            f"predicted {time.chosen_ms:.3g} ms per token in the matrices, {time.target_ms:g} allowed; "
+            f"{time.unbounded_ms:.3g} without the bound"
+        )
 
 
 def _solve(student: Student, recipe: Recipe, windows: Windows | None, formats: Formats, directory: Path) -> None:

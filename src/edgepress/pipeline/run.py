@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
+from edgepress.artifact.files import sha256_file
 from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
 from edgepress.compress.calibrate.tokens import calibration_digest
 from edgepress.compress.search.records import read_allocation
@@ -128,7 +129,10 @@ def state(student: Student, plan: RunPlan) -> None:
 def _checkpoint_key(student: Student, recipe: Recipe) -> str:
     calibration = calibration_digest(recipe.calibration) if needs_calibration(recipe) else None
     target = budget_target(recipe) if recipe.quantize.budgets else None
-    return stage_key("checkpoint", 2, student.digest(), recipe.quantize, calibration, student.name, target)
+    step = recipe.quantize
+    if step.costs is not None:  # what the file says counts, not where it lies
+        step = msgspec.structs.replace(step, costs=sha256_file(Path(step.costs)))
+    return stage_key("checkpoint", 2, student.digest(), step, calibration, student.name, target)
 
 
 def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:

@@ -13,13 +13,13 @@ from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.layers import quantize_model
 from edgepress.compress.student.student import Student
+from edgepress.pipeline.costs import ENGINES
 from edgepress.pipeline.measure import measure_run
 from edgepress.pipeline.run import compress
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.recipe import Recipe
 from edgepress.runtime.locate import ModelFile, choose_model
 
-_ENGINES = {"gguf": "llama.cpp", "onnx": "onnxruntime"}
 BASELINE = QuantizeStep(solver="nearest", format="f16")
 
 
@@ -34,9 +34,7 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
     compress(student, recipe, out, recipe.export)
     output = Output(out)
     with output.claim():
-        models: dict[str, ModelFile] = {
-            target: choose_model(out / target, _ENGINES[target]) for target in recipe.export
-        }
+        models: dict[str, ModelFile] = {target: choose_model(out / target, ENGINES[target]) for target in recipe.export}
         measured = recipe.evaluate is not None or recipe.bench is not None
         if recipe.baseline and "gguf" in recipe.export and measured:
             models["baseline"] = baseline_model(student, output)

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from edgepress.compress.search.allocate import allocate, allocate_for_loss
+from edgepress.compress.search.allocate import allocate, allocate_for_loss, smallest_within
+from edgepress.compress.search.limits import byte_limit
 from edgepress.compress.search.local import improve, random_allocation
 from edgepress.errors import InputError
 
@@ -89,7 +90,8 @@ def test_the_local_search_keeps_the_budget_and_only_what_lowers_the_divergence()
         tried.append((dict(formats), found))
         return found
 
-    best, reached = improve(start, losses, sizes, budget, divergence, np.random.default_rng(0), 60, lambda _: None)
+    limits = [byte_limit(sizes, budget)]
+    best, reached = improve(start, losses, limits, divergence, np.random.default_rng(0), 60, lambda _: None)
     assert all(total(sizes, formats) <= budget for formats, _ in tried)
     assert reached == min(found for _, found in tried) < tried[0][1]
     assert (best, reached) in tried
@@ -99,7 +101,8 @@ def test_random_allocations_differ_and_use_the_budget_up() -> None:
     _, sizes = problem(60, 2)
     budget = 1.4 * sum(min(row.values()) for row in sizes.values())
     rng = np.random.default_rng(0)
-    found = [random_allocation(sizes, budget, rng) for _ in range(3)]
+    smallest = smallest_within(sizes, None)
+    found = [random_allocation([byte_limit(sizes, budget)], smallest, rng) for _ in range(3)]
     assert found[0] != found[1] != found[2]
     for formats in found:
         used = total(sizes, formats)

@@ -1,0 +1,175 @@
+"""What a matrix of each shape costs in each format, in the engine itself.
+
+One sample of the decode multiplies one token's activations with several copies of the weights, one after another, and
+is divided by their number. A model goes through all its weights for each token, so a matrix that is needed again finds
+as much in the cache as the rest of the model has left there: the copies take the bytes of the whole model in that
+format, or twice the last-level cache, whichever is less.
+
+A prompt is one product with ``PROMPT`` rows of activations; the weights are read once for all of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from math import ceil
+from typing import Protocol
+
+import psutil
+
+from edgepress.artifact.formats import get_format
+from edgepress.benchmarks.cautions import ENOUGH_REPETITIONS, machine_cautions
+from edgepress.benchmarks.cost_records import COSTS_VERSION, CostsRecord, MatrixShape, ProductCost
+from edgepress.errors import InputError
+from edgepress.progress import progress
+from edgepress.runtime.cores import last_level_cache_bytes, physical_cores
+from edgepress.runtime.environment import Environment, read_machine, read_state
+
+PROMPT = 512
+_WITHOUT_CACHE_SIZE = 256 << 20
+_WARMUPS = 2
+
+
+class Product(Protocol):
+    """Products of one shape and format, ready to run; ``run`` computes all copies once."""
+
+    engine_version: str
+    kernels: str
+
+    def run(self) -> None:
+        """Compute them."""
+
+
+class Maker(Protocol):
+    """Makes an engine's products."""
+
+    def __call__(
+        self, format: str, shape: tuple[int, int], *, tokens: int, copies: int, threads: int
+    ) -> AbstractContextManager[Product]:
+        """Arguments as those of :class:`~edgepress.runtime.ggml_product.GgmlProduct`."""
+
+
+def measure_costs(
+    engine: str,
+    make: Maker,
+    model: str,
+    shapes: Sequence[MatrixShape],
+    formats: Sequence[str],
+    *,
+    threads: int | None,
+    repetitions: int,
+) -> CostsRecord:
+    """Measure every shape in every format that fits it.
+
+    Args:
+        engine: the engine's name.
+        make: makes its products.
+        model: name of the model whose shapes these are.
+        shapes: what to measure.
+        formats: names of formats.
+        threads: CPU threads; None takes the physical cores.
+        repetitions: samples of each.
+
+    Raises:
+        InputError: a format that fits no shape, or a matrix that memory has no room for.
+    """
+    pairs = [(shape, format) for shape in shapes for format in formats if get_format(format).fits(shape.columns)]
+    _check(shapes, formats, pairs)
+    before, cache = read_state(), last_level_cache_bytes()
+    used = threads or physical_cores()
+    costs, versions = [], ""
+    with progress(f"products in {engine}", len(pairs)) as advance:
+        for shape, format in pairs:
+            copies = _copies(shape, format, shapes, cache)
+            cost, versions = _measure(make, shape, format, copies, used, repetitions)
+            costs.append(cost)
+            advance(1)
+    environment = Environment(machine=read_machine(), before=before, after=read_state())
+    return CostsRecord(
+        version=COSTS_VERSION,
+        engine=engine,
+        engine_version=versions,
+        model=model,
+        threads=used,
+        prompt=PROMPT,
+        cache_bytes=cache,
+        shapes=tuple(shapes),
+        costs=tuple(costs),
+        environment=environment,
+        warnings=tuple(_cautions(environment, repetitions)),
+    )
+
+
+def _measure(
+    make: Maker, shape: MatrixShape, format: str, copies: int, threads: int, repetitions: int
+) -> tuple[ProductCost, str]:
+    size = (shape.rows, shape.columns)
+    with make(format, size, tokens=1, copies=copies, threads=threads) as product:
+        decode = tuple(ms / copies for ms in _timed(product.run, repetitions))
+        kernels, version = product.kernels, product.engine_version
+    prefill: tuple[float, ...] = ()
+    if shape.per_token:
+        with make(format, size, tokens=PROMPT, copies=1, threads=threads) as product:
+            prefill = tuple(ms / PROMPT for ms in _timed(product.run, repetitions))
+    cost = ProductCost(
+        format=format,
+        rows=shape.rows,
+        columns=shape.columns,
+        bytes=_bytes(shape, format),
+        copies=copies,
+        kernels=kernels,
+        decode_ms=statistics.median(decode),
+        prefill_ms=statistics.median(prefill) if prefill else None,
+        samples_decode_ms=decode,
+        samples_prefill_ms=prefill,
+    )
+    return cost, version
+
+
+def _timed(run: Callable[[], None], repetitions: int) -> list[float]:
+    """Milliseconds of each repetition, after a warm-up."""
+    for _ in range(_WARMUPS):
+        run()
+    samples = []
+    for _ in range(repetitions):
+        start = time.perf_counter_ns()
+        run()
+        samples.append((time.perf_counter_ns() - start) / 1e6)
+    return samples
+
+
+def _copies(shape: MatrixShape, format: str, shapes: Sequence[MatrixShape], cache: int | None) -> int:
+    fitting = [other for other in shapes if get_format(format).fits(other.columns)]
+    model = sum(other.count * _bytes(other, format) for other in fitting)
+    wanted = min(model, 2 * cache if cache else _WITHOUT_CACHE_SIZE)
+    return ceil(wanted / _bytes(shape, format))
+
+
+def _bytes(shape: MatrixShape, format: str) -> int:
+    return get_format(format).tensor_bytes(shape.rows * shape.columns, shape.rows)
+
+
+def _check(shapes: Sequence[MatrixShape], formats: Sequence[str], pairs: list[tuple[MatrixShape, str]]) -> None:
+    for format in formats:
+        if all(format != found for _, found in pairs):
+            widths = ", ".join(str(width) for width in sorted({shape.columns for shape in shapes}))
+            raise InputError(
+                f"{format} fits no matrix: rows have {widths} values, its block {get_format(format).block}"
+            )
+    free = psutil.virtual_memory().available
+    for shape, format in pairs:
+        needed = 2 * _bytes(shape, format) + 4 * PROMPT * shape.per_token * (shape.rows + shape.columns)
+        if needed > free:
+            raise InputError(
+                f"{shape.rows} × {shape.columns} in {format} takes about {needed >> 20} MiB to measure and "
+                f"{free >> 20} MiB are free; name smaller formats with --formats"
+            )
+
+
+def _cautions(environment: Environment, repetitions: int) -> list[str]:
+    found = machine_cautions(environment)
+    if repetitions < ENOUGH_REPETITIONS:
+        found.append(f"{repetitions} repetitions: the median is a guess; take at least {ENOUGH_REPETITIONS}")
+    return found
