@@ -5,7 +5,8 @@ is divided by their number. A model goes through all its weights for each token,
 as much in the cache as the rest of the model has left there: the copies take the bytes of the whole model in that
 format, or twice the last-level cache, whichever is less.
 
-A prompt is one product with ``PROMPT`` rows of activations; the weights are read once for all of them.
+A prompt is one product with ``PROMPT`` rows of activations; the weights are read once for all of them. Repetitions go
+round all shapes and formats, so that a drift of the clock falls on all alike; each starts with an untimed run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from edgepress.runtime.environment import Environment, read_machine, read_state
 
 PROMPT = 512
 _WITHOUT_CACHE_SIZE = 256 << 20
-_WARMUPS = 2
 
 
 class Product(Protocol):
@@ -79,65 +79,69 @@ def measure_costs(
     _check(shapes, formats, pairs)
     before, cache = read_state(), last_level_cache_bytes()
     used = threads or physical_cores()
-    costs, versions = [], ""
-    with progress(f"products in {engine}", len(pairs)) as advance:
-        for shape, format in pairs:
-            copies = _copies(shape, format, shapes, cache)
-            cost, versions = _measure(make, shape, format, copies, used, repetitions)
-            costs.append(cost)
-            advance(1)
+    gathered = [_Samples(shape, format, _copies(shape, format, shapes, cache)) for shape, format in pairs]
+    with progress(f"products in {engine}", len(pairs) * repetitions) as advance:
+        for _ in range(repetitions):
+            for samples in gathered:
+                samples.take(make, used)
+                advance(1)
     environment = Environment(machine=read_machine(), before=before, after=read_state())
     return CostsRecord(
         version=COSTS_VERSION,
         engine=engine,
-        engine_version=versions,
+        engine_version=gathered[0].engine_version,
         model=model,
         threads=used,
         prompt=PROMPT,
         cache_bytes=cache,
         shapes=tuple(shapes),
-        costs=tuple(costs),
+        costs=tuple(samples.cost() for samples in gathered),
         environment=environment,
         warnings=tuple(_cautions(environment, repetitions)),
     )
 
 
-def _measure(
-    make: Maker, shape: MatrixShape, format: str, copies: int, threads: int, repetitions: int
-) -> tuple[ProductCost, str]:
-    size = (shape.rows, shape.columns)
-    with make(format, size, tokens=1, copies=copies, threads=threads) as product:
-        decode = tuple(ms / copies for ms in _timed(product.run, repetitions))
-        kernels, version = product.kernels, product.engine_version
-    prefill: tuple[float, ...] = ()
-    if shape.per_token:
-        with make(format, size, tokens=PROMPT, copies=1, threads=threads) as product:
-            prefill = tuple(ms / PROMPT for ms in _timed(product.run, repetitions))
-    cost = ProductCost(
-        format=format,
-        rows=shape.rows,
-        columns=shape.columns,
-        bytes=_bytes(shape, format),
-        copies=copies,
-        kernels=kernels,
-        decode_ms=statistics.median(decode),
-        prefill_ms=statistics.median(prefill) if prefill else None,
-        samples_decode_ms=decode,
-        samples_prefill_ms=prefill,
-    )
-    return cost, version
+class _Samples:
+    """The samples of one shape in one format."""
+
+    def __init__(self, shape: MatrixShape, format: str, copies: int) -> None:
+        self._shape, self._format, self._copies = shape, format, copies
+        self._decode: list[float] = []
+        self._prefill: list[float] = []
+        self.kernels = self.engine_version = ""
+
+    def take(self, make: Maker, threads: int) -> None:
+        """One more of each."""
+        size = (self._shape.rows, self._shape.columns)
+        with make(self._format, size, tokens=1, copies=self._copies, threads=threads) as product:
+            self._decode.append(_timed_ms(product.run) / self._copies)
+            self.kernels, self.engine_version = product.kernels, product.engine_version
+        if self._shape.per_token:
+            with make(self._format, size, tokens=PROMPT, copies=1, threads=threads) as product:
+                self._prefill.append(_timed_ms(product.run) / PROMPT)
+
+    def cost(self) -> ProductCost:
+        """What they say."""
+        return ProductCost(
+            format=self._format,
+            rows=self._shape.rows,
+            columns=self._shape.columns,
+            bytes=_bytes(self._shape, self._format),
+            copies=self._copies,
+            kernels=self.kernels,
+            decode_ms=statistics.median(self._decode),
+            prefill_ms=statistics.median(self._prefill) if self._prefill else None,
+            samples_decode_ms=tuple(self._decode),
+            samples_prefill_ms=tuple(self._prefill),
+        )
 
 
-def _timed(run: Callable[[], None], repetitions: int) -> list[float]:
-    """Milliseconds of each repetition, after a warm-up."""
-    for _ in range(_WARMUPS):
-        run()
-    samples = []
-    for _ in range(repetitions):
-        start = time.perf_counter_ns()
-        run()
-        samples.append((time.perf_counter_ns() - start) / 1e6)
-    return samples
+def _timed_ms(run: Callable[[], None]) -> float:
+    """Milliseconds of the second run; the first pays for page faults."""
+    run()
+    start = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) / 1e6
 
 
 def _copies(shape: MatrixShape, format: str, shapes: Sequence[MatrixShape], cache: int | None) -> int:
@@ -156,7 +160,7 @@ def _check(shapes: Sequence[MatrixShape], formats: Sequence[str], pairs: list[tu
         if all(format != found for _, found in pairs):
             widths = ", ".join(str(width) for width in sorted({shape.columns for shape in shapes}))
             raise InputError(
-                f"{format} fits no matrix: rows have {widths} values, its block {get_format(format).block}"
+                f"{format} fits no matrix: rows have {widths} values and its blocks {get_format(format).block}"
             )
     free = psutil.virtual_memory().available
     for shape, format in pairs:

@@ -54,14 +54,16 @@ def random_allocation(limits: Sequence[Limit], start: Mapping[str, str], rng: np
     open_names = list(chosen)
     while open_names:
         name = open_names[int(rng.integers(len(open_names)))]
-        now = chosen[name]
-        larger = [other for other in sizes[name] if sizes[name][other] > sizes[name][now]]
-        larger = [other for other in larger if _fits(limits, totals, name, now, other)]
+        format = chosen[name]
+        larger = [other for other in sizes[name] if sizes[name][other] > sizes[name][format]]
+        larger = [other for other in larger if _fits(limits, totals, name, format, other)]
         if not larger:
             open_names.remove(name)
             continue
         chosen[name] = larger[int(rng.integers(len(larger)))]
-        totals = [limit.total(chosen) for limit in limits]
+        before, totals = totals, [limit.total(chosen) for limit in limits]
+        if any(now < then for now, then in zip(totals, before, strict=True)):  # larger and faster: room for others
+            open_names = list(chosen)
     return chosen
 
 
