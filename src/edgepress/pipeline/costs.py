@@ -107,7 +107,7 @@ def token_time_limit(student: Student, step: QuantizeStep, target: ExportTarget)
     if record.engine != ENGINES[target]:
         raise InputError(
             f"costs: {step.costs} was measured in {record.engine}, and the first export, {target}, runs in "
-            f"{ENGINES[target]}; measure there"
+            f"{ENGINES[target]}; put the target that was measured first in 'export'"
         )
     known = {(cost.rows, cost.columns, cost.format): cost.decode_ms for cost in record.costs}
     used, free = set(multiplied(student)), free_choices(student, step, USUAL[target])

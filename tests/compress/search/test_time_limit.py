@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgepress.compress.search.allocate import allocate, allocate_for_loss, smallest_within
 from edgepress.compress.search.limits import byte_limit, kept, time_limit
@@ -21,13 +24,14 @@ def problem(tensors: int, seed: int) -> tuple[Table, Table, Table]:
     """Losses that fall with size, and times that follow neither."""
     rng = np.random.default_rng(seed)
 
-    def table(draw: object) -> Table:
-        return {f"t{i}": dict(zip(FORMATS, draw(), strict=True)) for i in range(tensors)}  # type: ignore[operator]
+    losses = [-np.sort(-rng.exponential(1, 3)) for _ in range(tensors)]
+    sizes = [np.sort(rng.integers(10, 400, 3)) for _ in range(tensors)]
+    times = [rng.uniform(0.01, 0.2, 3) for _ in range(tensors)]
+    return table(losses), table(sizes), table(times)
 
-    losses = table(lambda: (-np.sort(-rng.exponential(1, 3))).tolist())
-    sizes = table(lambda: np.sort(rng.integers(10, 400, 3)).tolist())
-    times = table(lambda: rng.uniform(0.01, 0.2, 3).tolist())
-    return losses, sizes, times
+
+def table(rows: Sequence[NDArray[Any]]) -> Table:
+    return {f"t{i}": dict(zip(FORMATS, row.tolist(), strict=True)) for i, row in enumerate(rows)}
 
 
 def total(table: Table, chosen: dict[str, str]) -> float:
