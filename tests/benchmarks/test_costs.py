@@ -72,12 +72,28 @@ def test_no_torch_is_needed(student: Path, tmp_path: Path) -> None:
     assert {cost.format for cost in read_costs(out).costs} == {"q4_0"}
 
 
+def test_onnx_runtime_has_a_cost_for_its_own_formats(student: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    done = edgepress(
+        "costs", student, "--engine", "onnxruntime", "--threads", "1", "--repetitions", "1", "-o", tmp_path / "c.json"
+    )
+    assert done.code == 0, done.err
+    record = read_costs(tmp_path / "c.json")
+    assert record.engine == "onnxruntime"
+    assert {"f32", "f16", "q4_0", "q4_1", "q8_0", "q6_K", "int8", "trt_int4_64"} <= {
+        cost.format for cost in record.costs
+    }
+    for cost in record.costs:
+        assert math.isfinite(cost.decode_ms) and cost.decode_ms > 0
+        assert cost.prefill_ms is None or (math.isfinite(cost.prefill_ms) and cost.prefill_ms > 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--formats", "q3"], "unknown format 'q3'"),
         (["--formats", "int8"], "llama.cpp has no format int8"),
-        (["--engine", "tflite"], "not in tflite"),
+        (["--engine", "tflite"], "unknown engine 'tflite'"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(student: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

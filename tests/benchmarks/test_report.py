@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -226,6 +227,22 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
         assert missing in found.visible
     assert found.texts["headline"].endswith("12.3 MB as GGUF and 11.2 MB as ONNX.")
     assert found.row("quality-table", "GGUF")[4] == "not measured"
+
+
+def test_a_search_for_formats_says_what_it_was_worth_and_what_a_token_is_predicted_to_take(tmp_path: Path) -> None:
+    make_manifest(tmp_path)
+    search = {"tried_kld": 0.125, "random_kld": [0.25, 0.75]}
+    time = {"target_ms": 11.5, "chosen_ms": 11.25, "unbounded_ms": 13.75}
+    (tmp_path / "checkpoint").mkdir()
+    path = tmp_path / "checkpoint/allocation.json"
+    path.write_text(json.dumps(search), encoding="utf-8")
+    plain = Page(write_report(tmp_path)).visible
+    assert "diverged by 0.125 nats" in plain and "random formats of the same bytes by 0.50" in plain
+    assert "per decoded token" not in plain
+    path.write_text(json.dumps(search | {"time": time}), encoding="utf-8")
+    bounded = Page(write_report(tmp_path)).visible
+    assert re.search(r"take 11\.2\d* ms per decoded token, where 11\.5\d* were allowed", bounded)
+    assert re.search(r"without that bound would take 13\.[78]", bounded)
 
 
 def test_a_file_that_lacks_one_measurement_is_named(tmp_path: Path) -> None:

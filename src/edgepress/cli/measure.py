@@ -81,7 +81,7 @@ def bench(
 def costs(
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student or a .gguf file with the shapes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")],
-    engine: Annotated[str, typer.Option("--engine", help="llama.cpp.")] = "llama.cpp",
+    engine: Annotated[str, typer.Option("--engine", help="llama.cpp or onnxruntime.")] = "llama.cpp",
     formats: Annotated[list[str] | None, typer.Option("--formats", help="Only these; default: all that fit.")] = None,
     repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Samples of each.")] = 11,
     threads: Threads = None,

@@ -15,7 +15,7 @@ from edgepress.artifact.families import EMBEDDING, HEAD, is_matrix
 from edgepress.artifact.formats import FORMATS, get_format
 from edgepress.artifact.ggml_types import GGML_TYPES
 from edgepress.benchmarks.cost_records import COSTS_VERSION, CostsRecord, MatrixShape
-from edgepress.benchmarks.costs import measure_costs
+from edgepress.benchmarks.costs import Maker, measure_costs
 from edgepress.compress.quantize.assign import assign_formats, free_choices
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.search.limits import Limit, time_limit
@@ -36,19 +36,30 @@ def measure_student_costs(
         InputError: an unknown engine or format, or one that fits no matrix.
         MissingExtraError: the engine is not installed.
     """
-    from edgepress.runtime.ggml_product import GgmlProduct
-
-    if engine != "llama.cpp":
-        raise InputError(f"costs are measured in llama.cpp so far, not in {engine}")
+    make, held = _engine(engine)
     shapes = matrix_shapes(student)
-    held = [name for name in FORMATS if name.upper() in {entry.name.upper() for entry in GGML_TYPES.values()}]
     for name in formats:
         if get_format(name).name not in held:
             raise InputError(f"{engine} has no format {name}; it has {', '.join(held)}")
     fitting = [name for name in held if any(get_format(name).fits(shape.columns) for shape in shapes)]
     return measure_costs(
-        engine, GgmlProduct, student.name, shapes, formats or fitting, threads=threads, repetitions=repetitions
+        engine, make, student.name, shapes, formats or fitting, threads=threads, repetitions=repetitions
     )
+
+
+def _engine(name: str) -> tuple[Maker, list[str]]:
+    """What makes an engine's products, and the formats that it has."""
+    if name == "llama.cpp":
+        from edgepress.runtime.ggml_product import GgmlProduct
+
+        types = {entry.name.upper() for entry in GGML_TYPES.values()}
+        return GgmlProduct, [format for format in FORMATS if format.upper() in types]
+    if name == "onnxruntime":
+        from edgepress.pipeline.onnx_products import FORMATS as HELD
+        from edgepress.pipeline.onnx_products import onnx_product
+
+        return onnx_product, list(HELD)
+    raise InputError(f"unknown engine {name!r}; costs are measured in {' or '.join(ENGINES.values())}")
 
 
 def matrix_shapes(student: Student) -> tuple[MatrixShape, ...]:
@@ -103,11 +114,13 @@ def token_time_limit(student: Student, step: QuantizeStep, target: ExportTarget)
     """
     if step.target_ms is None or step.costs is None:
         return None
+    if step.activations != "float":
+        raise InputError(f"target_ms: costs are those of float activations, and activations is {step.activations}")
     record = read_costs(Path(step.costs))
     if record.engine != ENGINES[target]:
         raise InputError(
             f"costs: {step.costs} was measured in {record.engine}, and the first export, {target}, runs in "
-            f"{ENGINES[target]}; put the target that was measured first in 'export'"
+            f"{ENGINES[target]}; measure there with --engine {ENGINES[target]}"
         )
     known = {(cost.rows, cost.columns, cost.format): cost.decode_ms for cost in record.costs}
     used, free = set(multiplied(student)), free_choices(student, step, USUAL[target])
