@@ -8,16 +8,20 @@ or the other way round: the fewest bytes under a bound on the predicted divergen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from edgepress.compress.search.limits import Limit, Table, byte_limit, check_alone, kept, loss_limit
-from edgepress.errors import InputError
+from edgepress.errors import EdgepressError, InputError
 
 _TIME_LIMIT_S = 60
+_INFEASIBLE = 2  # of scipy's OptimizeResult.status
 
 
 def allocate(losses: Table, sizes: Table, budget_bytes: float, time: Limit | None = None) -> dict[str, str]:
@@ -74,16 +78,32 @@ def _solve(objective: Table, limits: Sequence[Limit]) -> dict[str, str] | None:
     # Scaled, since the solver's tolerances are absolute.
     rows = [[limit.table[name][format] / (limit.bound or 1.0) for name, format in pairs] for limit in limits]
     bounds = [1.0 if limit.bound else 0.0 for limit in limits]
-    result = milp(
-        cost / (cost.max() or 1.0),
-        integrality=np.ones(len(pairs)),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(once, 1, 1), LinearConstraint(np.array(rows), -np.inf, bounds)],
-        options={"time_limit": _TIME_LIMIT_S, "mip_rel_gap": 1e-6},
-    )
+    with _stdout_to_stderr():
+        result = milp(
+            cost / (cost.max() or 1.0),
+            integrality=np.ones(len(pairs)),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(once, 1, 1), LinearConstraint(np.array(rows), -np.inf, bounds)],
+            options={"time_limit": _TIME_LIMIT_S, "mip_rel_gap": 1e-6},
+        )
+    if result.x is None and result.status != _INFEASIBLE:
+        raise EdgepressError(f"no choice of formats found: {result.message}")
     if result.x is None:
         return None
     return {name: format for (name, format), taken in zip(pairs, result.x, strict=True) if taken > 0.5}
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """HiGHS, in SciPy 1.17, leaves a stray line on the process's stdout, which belongs to one JSON document."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _repaired(chosen: dict[str, str], objective: Table, limits: Sequence[Limit]) -> dict[str, str]:

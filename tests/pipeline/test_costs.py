@@ -19,6 +19,7 @@ from edgepress.benchmarks.cost_records import COSTS_VERSION, CostsRecord, Produc
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.search.records import COSTS_FILE, read_allocation
 from edgepress.compress.student.open import open_student
+from edgepress.errors import InputError
 from edgepress.pipeline.costs import matrix_shapes, multiplied, token_time_limit
 from edgepress.runtime.environment import Environment, read_machine, read_state
 
@@ -148,12 +149,19 @@ def test_an_embedding_beside_a_head_of_its_own_costs_no_time(tmp_path: Path) -> 
     assert limit.table["lm_head.weight"] == {"q4_0": 2.0, "q8_0": 1.0}
 
 
+def test_costs_of_float_activations_say_nothing_of_int8_ones(student: Path, tmp_path: Path) -> None:
+    costs = str(write_costs(student, tmp_path / "costs.json"))
+    step = QuantizeStep(target_ms=20.0, costs=costs, choices=CHOICES, activations="int8")
+    with pytest.raises(InputError, match="costs are those of float activations"):
+        token_time_limit(open_student(str(student)), step, "gguf")
+
+
 @pytest.mark.parametrize(
     ("step", "changes", "message"),
     [
         ({"target_ms": 1.0}, {}, "target_ms allows 1 ms per token"),
         ({"target_ms": 20.0, "target_mb": 0.001}, {}, "smallest file takes"),
-        ({"target_ms": 20.0}, {"engine": "onnxruntime"}, "was measured in onnxruntime"),
+        ({"target_ms": 20.0}, {"engine": "onnxruntime"}, "runs in llama.cpp; measure there"),
         ({"target_ms": 20.0}, {"version": 0}, "version 0, wanted 1"),
         ({"target_ms": 20.0}, {"costs": ()}, "has no time for model.embed_tokens.weight"),
         ({"target_ms": 20.0, "choices": ["q4_0", "q5_0"]}, {}, "in q5_0; measure it on the device"),
