@@ -55,6 +55,7 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
 
 
 def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directory: Path) -> None:
+    from edgepress.compress.search.allocate import allocate
     from edgepress.compress.search.choose import FormatSearch
 
     step, target = recipe.quantize, budget_target(recipe)
@@ -65,13 +66,15 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
 
     sizes, others = format_sizes(student, step, target, file_bytes)
     budget, time = target_bytes(student, step), token_time_limit(student, step, target)
+    room = math.inf if budget is None else budget - others
+    if time is not None:
+        allocate(sizes, sizes, room, time)  # refuses limits that exclude each other before anything is measured
     if step.costs is not None:
         shutil.copyfile(step.costs, directory / COSTS_FILE)
     with FormatSearch(student, windows, sizes, recipe.calibration.seed, time) as search:
         if step.max_kld is not None:
             _press_to_divergence(student, recipe, directory, search)
             return
-        room = math.inf if budget is None else budget - others
         allocation = search.for_budget(room)
         # Sizes add up only nearly in some targets.
         while budget is not None and (excess := file_bytes(allocation.formats) - budget) > 0:
