@@ -1,4 +1,4 @@
-"""The checkpoint stage: calibration text, formats, activations' scales, the quantizer.
+"""The checkpoint stage: calibration text, preparation, formats, activations' scales, the quantizer.
 
 Formats for a file's size are searched once. A bound on the divergence is met by trial: the search predicts from errors
 before the solver's compensation, so the first solve usually does better than asked for; the bound on the prediction is
@@ -22,9 +22,10 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.layers import quantize_model
+from edgepress.compress.quantize.prepare.apply import prepare
 from edgepress.compress.search.records import Allocation, write_allocation
 from edgepress.compress.student.student import Student
-from edgepress.pipeline.budget import format_sizes, target_bytes
+from edgepress.pipeline.budget import format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
 from edgepress.progress import say
 from edgepress.recipe import Recipe
@@ -45,14 +46,17 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
     Raises:
         InputError: weights that a format cannot hold, or a budget that no choice of formats meets.
     """
+    step = recipe.quantize
     windows = calibration_windows(student, recipe.calibration) if needs_calibration(recipe) else None
-    if windows is None or not recipe.quantize.budgets:
-        _solve(student, recipe, windows, {}, directory)
+    coarsest = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
+    source = prepare(student, step, assign_formats(student, step, coarsest).formats, windows)
+    if windows is None or not step.budgets:
+        _solve(source, student.name, recipe, windows, {}, directory)
     else:
-        _press_to_budget(student, recipe, windows, directory)
+        _press_to_budget(student, source, recipe, windows, directory)
 
 
-def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directory: Path) -> None:
+def _press_to_budget(student: Student, source: WeightSource, recipe: Recipe, windows: Windows, directory: Path) -> None:
     from edgepress.compress.search.choose import FormatSearch
 
     step, target = recipe.quantize, budget_target(recipe)
@@ -63,19 +67,21 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
 
     sizes, others = format_sizes(student, step, target, file_bytes)
     budget = target_bytes(student, step)
-    with FormatSearch(student, windows, sizes, recipe.calibration.seed) as search:
+    with FormatSearch(source, windows, sizes, recipe.calibration.seed) as search:
         if budget is None:
-            _press_to_divergence(student, recipe, directory, search)
+            _press_to_divergence(source, student.name, recipe, directory, search)
             return
         allocation = search.for_budget(budget - others)
         while (excess := file_bytes(allocation.formats) - budget) > 0:  # sizes add up only nearly in some targets
             allocation = search.for_budget(allocation.budget_bytes - excess)
     _state(allocation)
-    _solve(student, recipe, windows, allocation.formats, directory)
+    _solve(source, student.name, recipe, windows, allocation.formats, directory)
     write_allocation(directory, allocation)
 
 
-def _press_to_divergence(student: Student, recipe: Recipe, directory: Path, search: FormatSearch) -> None:
+def _press_to_divergence(
+    source: WeightSource, name: str, recipe: Recipe, directory: Path, search: FormatSearch
+) -> None:
     """Solve, measure and search again until the divergence is just below the bound; keep the smallest that is.
 
     The solver does not see the windows that the divergence is measured on.
@@ -86,7 +92,7 @@ def _press_to_divergence(student: Student, recipe: Recipe, directory: Path, sear
         folder = directory / str(attempt)
         folder.mkdir()
         _state(allocations[attempt])
-        _solve(student, recipe, search.rest, allocations[attempt].formats, folder)
+        _solve(source, name, recipe, search.rest, allocations[attempt].formats, folder)
         reached = search.solved(Checkpoint(folder).read)
         say(f"solved: divergence {reached:.4f} on held-out text, {goal:g} allowed")
         allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached)
@@ -124,14 +130,15 @@ def _state(allocation: Allocation) -> None:
     )
 
 
-def _solve(student: Student, recipe: Recipe, windows: Windows | None, formats: Formats, directory: Path) -> None:
+def _solve(
+    source: WeightSource, name: str, recipe: Recipe, windows: Windows | None, formats: Formats, directory: Path
+) -> None:
     """Write the checkpoint; ``formats`` are those that a search chose."""
     step = recipe.quantize
-    assignment = assign_formats(student, step, formats)
-    source: WeightSource = student
+    assignment = assign_formats(source, step, formats)
     if windows is not None and step.activations != "float":
         from edgepress.compress.quantize.activations import prepare_activations
 
-        source, scales = prepare_activations(student, step, assignment, windows)
+        source, scales = prepare_activations(source, step, assignment, windows)
         write_activations(directory, scales)
-    quantize_model(source, step, assignment, windows, directory, name=student.name)
+    quantize_model(source, step, assignment, windows, directory, name=name)
