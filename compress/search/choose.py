@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.held_out import hold_out
 from edgepress.compress.calibrate.skeleton import Floats
 from edgepress.compress.search.allocate import allocate, allocate_for_loss, smallest_within
 from edgepress.compress.search.divergence import Divergence
@@ -36,7 +37,6 @@ from edgepress.progress import progress, say
 
 Losses = dict[str, dict[str, float]]
 Sizes = Mapping[str, Mapping[str, int]]
-_HELD_OUT_TOKENS = 4096
 _RANDOM = 3
 _MOVES = 12
 
@@ -59,7 +59,7 @@ class FormatSearch:
             seed: of the sampled labels, the moves and the random allocations.
             time: a bound on the time of a token, for the same matrices and formats.
         """
-        held_out, self.rest = _split(windows)
+        held_out, self.rest = hold_out(windows)
         self._sizes, self._time = sizes, time
         self._rng = np.random.default_rng(seed)
         self._folder = tempfile.TemporaryDirectory(prefix="edgepress-search-")
@@ -167,15 +167,6 @@ def predict_losses(
         for name in names:
             losses[name] = {format: factor * costs[name] * error for format, error in table.errors[name].items()}
     return {name: losses[name] for name in table.errors}
-
-
-def _split(windows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Held-out windows, spread over the calibration text, and the rest; a quarter, and no more than is needed."""
-    count = max(1, min(len(windows) // 4, _HELD_OUT_TOKENS // windows.shape[1]))
-    if len(windows) < 2:
-        return windows, windows
-    chosen = np.unique(np.linspace(0, len(windows) - 1, count).astype(np.intp))
-    return windows[chosen], np.delete(windows, chosen, axis=0)
 
 
 def _base(sizes: Sizes) -> str:

@@ -38,6 +38,16 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     held_out: tuple[tuple[int, float], ...]
 
+    @property
+    def start(self) -> float:
+        """The divergence of the solved model."""
+        return self.held_out[0][1]
+
+    @property
+    def reached(self) -> float:
+        """The divergence of the state that was kept."""
+        return min(found for _, found in self.held_out)
+
 
 def distill_through_grids(
     original: WeightSource,

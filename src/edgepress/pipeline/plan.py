@@ -16,6 +16,7 @@ from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.calibrate.tokens import check_calibration
 from edgepress.compress.quantize.assign import Assignment, assign_formats
+from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.search.limits import check_alone
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
@@ -32,6 +33,7 @@ _TORCH_BYTES = 390 << 20
 _WORKSPACE_BYTES = 100 << 20
 _TOKENS_PER_BATCH = 2048
 _TOKENS_OF_LOGITS = 128
+_TOKENS_IN_TRAINING = 1024
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,8 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
     step = recipe.quantize
     if needs_calibration(recipe):
         check_calibration(recipe.calibration)
+    if step.qad_tokens and step.activations != "float":
+        raise InputError("qad_tokens: rounded inputs are not trained; leave out qad_tokens, or activations: int8")
     if targets:
         _check_measurements(student, recipe)
     chosen = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
@@ -138,7 +142,9 @@ def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether any step looks at activations."""
     step = recipe.quantize
-    return step.solver != "nearest" or step.activations != "float" or bool(step.budgets)
+    if step.solver != "nearest" or step.activations != "float":
+        return True
+    return bool(step.budgets) or looks_at_text(step) or step.qad_tokens > 0
 
 
 def check_disk(plan: RunPlan, out: Path) -> None:
@@ -179,6 +185,8 @@ def _peak_memory(student: Student, recipe: Recipe) -> int:
         activations += 12 * _TOKENS_PER_BATCH * widest  # the bins of an input's histogram
     phases.append(hidden + 3 * embedding + activations + _WORKSPACE_BYTES)
     phases.append(hidden + 3 * layer + activations + _WORKSPACE_BYTES)
+    if looks_at_text(recipe.quantize):
+        phases.append(hidden + 3 * layer + 60 * student.spec.hidden**2 + activations + _WORKSPACE_BYTES)
     if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
         # Two models' hidden states; the embedding's target, values and codes; the widest Hessian and its factors.
         moments = 60 * max(widest, student.spec.hidden) ** 2
@@ -186,8 +194,22 @@ def _peak_memory(student: Student, recipe: Recipe) -> int:
         logits = 16 * _TOKENS_OF_LOGITS * student.spec.vocab if recipe.quantize.budgets else 0
         phases.append(hidden + 5 * embedding + logits + activations + _WORKSPACE_BYTES)
         phases.append(2 * hidden + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
+    if recipe.quantize.qad_tokens:
+        phases.append(_training_memory(student, recipe, length))
     if calibration.self_generated:
         streams = min(streams_at_once(student, length), calibration.samples)
         cache = streams * student.spec.kv_cache_bytes(length, weight_bytes())
         phases.append(weight_bytes() * sum(values.values()) + embedding + cache + _WORKSPACE_BYTES)
     return _TORCH_BYTES + max(phases)
+
+
+def _training_memory(student: Student, recipe: Recipe, length: int) -> int:
+    """Codes, their momentum, the values they stand for and the gradients of both in float32, and the best codes so far;
+    the embedding and both heads; last hidden states; what a batch of activations leaves for the backward pass.
+    """
+    matrices = sum(prod(student.shape(name)) for name in student.names if name != EMBEDDING)
+    widest = max(entry.ffn for entry in student.spec.layers)
+    states = 4 * max(recipe.calibration.samples, recipe.quantize.qad_samples) * length * student.spec.hidden
+    kept = 4 * _TOKENS_IN_TRAINING * student.spec.depth * (4 * widest + 10 * student.spec.hidden)
+    logits = 24 * _TOKENS_OF_LOGITS * student.spec.vocab
+    return 22 * matrices + 4 * 4 * prod(student.shape(EMBEDDING)) + 2 * states + kept + logits + _WORKSPACE_BYTES

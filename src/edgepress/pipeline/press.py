@@ -1,4 +1,4 @@
-"""The checkpoint stage: calibration text, formats, activations' scales, the quantizer.
+"""The checkpoint stage: calibration text, preparation, formats, the quantizer.
 
 Formats for a file's size are searched once. A bound on the divergence is met by trial: the search predicts from errors
 before the solver's compensation, so the first solve usually does better than asked for; the bound on the prediction is
@@ -15,27 +15,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.weights import WeightSource
-from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
-from edgepress.compress.quantize.layers import quantize_model
+from edgepress.compress.quantize.prepare.apply import prepare
 from edgepress.compress.search.records import COSTS_FILE, Allocation, write_allocation
 from edgepress.compress.student.student import Student
-from edgepress.pipeline.budget import format_sizes, target_bytes
+from edgepress.pipeline.budget import format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
+from edgepress.pipeline.solve import Text, Work, calibration_text
 from edgepress.progress import say
 from edgepress.recipe import Recipe
 
 if TYPE_CHECKING:  # the search brings torch with it
     from edgepress.compress.search.choose import FormatSearch
 
-Windows = NDArray[np.int32]
-Formats = dict[str, str]
 _SOLVES = 3
 _MARGIN = 0.95  # of the bound is aimed at
 _CLOSE = 0.85  # of the bound is close enough not to solve again
@@ -47,18 +42,24 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
     Raises:
         InputError: weights that a format cannot hold, or a budget that no choice of formats meets.
     """
-    windows = calibration_windows(student, recipe.calibration) if needs_calibration(recipe) else None
-    if windows is None or not recipe.quantize.budgets:
-        _solve(student, recipe, windows, {}, directory)
+    step = recipe.quantize
+    text = calibration_text(student, recipe) if needs_calibration(recipe) else None
+    coarsest = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
+    formats = assign_formats(student, step, coarsest).formats
+    source = prepare(student, step, formats, text.solver if text else None)
+    work = Work(student, source, recipe, text)
+    if text is None or not step.budgets:
+        work.solve({}, directory)
     else:
-        _press_to_budget(student, recipe, windows, directory)
+        _press_to_budget(work, text, directory)
 
 
-def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directory: Path) -> None:
+def _press_to_budget(work: Work, text: Text, directory: Path) -> None:
     from edgepress.compress.search.allocate import allocate
     from edgepress.compress.search.choose import FormatSearch
 
-    step, target = recipe.quantize, budget_target(recipe)
+    student, recipe, step = work.student, work.recipe, work.recipe.quantize
+    target = budget_target(recipe)
 
     def file_bytes(formats: Mapping[str, str]) -> int:
         model = model_plan(student, assign_formats(student, step, formats))
@@ -71,9 +72,9 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
         allocate(sizes, sizes, room, time)  # refuses limits that exclude each other before anything is measured
     if step.costs is not None:
         shutil.copyfile(step.costs, directory / COSTS_FILE)
-    with FormatSearch(student, windows, sizes, recipe.calibration.seed, time) as search:
+    with FormatSearch(work.source, text.solver, sizes, recipe.calibration.seed, time) as search:
         if step.max_kld is not None:
-            _press_to_divergence(student, recipe, directory, search)
+            _press_to_divergence(work, directory, search, step.max_kld)
             return
         allocation = search.for_budget(room)
         # Sizes add up only nearly in some targets.
@@ -81,22 +82,21 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
             room -= excess
             allocation = search.for_budget(room)
     _state(allocation)
-    _solve(student, recipe, windows, allocation.formats, directory)
+    work.solve(allocation.formats, directory)
     write_allocation(directory, allocation)
 
 
-def _press_to_divergence(student: Student, recipe: Recipe, directory: Path, search: FormatSearch) -> None:
+def _press_to_divergence(work: Work, directory: Path, search: FormatSearch, goal: float) -> None:
     """Solve, measure and search again until the divergence is just below the bound; keep the smallest that is.
 
     The solver does not see the windows that the divergence is measured on.
     """
-    goal = recipe.quantize.max_kld or 0.0
     allocations, bound = [search.for_divergence(goal)], goal
     for attempt in range(_SOLVES):
         folder = directory / str(attempt)
         folder.mkdir()
         _state(allocations[attempt])
-        _solve(student, recipe, search.rest, allocations[attempt].formats, folder)
+        work.solve(allocations[attempt].formats, folder, search.rest)
         reached = search.solved(Checkpoint(folder).read)
         say(f"solved: divergence {reached:.4f} on held-out text, {goal:g} allowed")
         allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached)
@@ -137,16 +137,3 @@ def _state(allocation: Allocation) -> None:
             f"predicted {time.chosen_ms:.3g} ms per token in the matrices, {time.target_ms:g} allowed; "
             f"{time.unbounded_ms:.3g} without the bound"
         )
-
-
-def _solve(student: Student, recipe: Recipe, windows: Windows | None, formats: Formats, directory: Path) -> None:
-    """Write the checkpoint; ``formats`` are those that a search chose."""
-    step = recipe.quantize
-    assignment = assign_formats(student, step, formats)
-    source: WeightSource = student
-    if windows is not None and step.activations != "float":
-        from edgepress.compress.quantize.activations import prepare_activations
-
-        source, scales = prepare_activations(student, step, assignment, windows)
-        write_activations(directory, scales)
-    quantize_model(source, step, assignment, windows, directory, name=student.name)
