@@ -56,10 +56,9 @@ def contents_words(contents: Contents, artifacts: tuple[Artifact, ...]) -> str:
         return ""
     matrix = "with an importance matrix of" if contents.manifest.lineage.calibration_digest else "without"
     held = [f"{title} holds {_counts(types)}" for title, types in theirs if types]
-    return (
-        f"llama.cpp's own files are what llama-quantize makes of the same student, {matrix} calibration text. Its "
-        f"names stand for mixtures, and where a type does not fit it puts another: {'; '.join(held)}."
-    )
+    made = f"llama.cpp's own files are what llama-quantize makes of the same student, {matrix} calibration text."
+    mixed = "Its names stand for mixtures, and where a type does not fit it puts another"
+    return f"{made} {mixed}: {'; '.join(held)}." if held else made
 
 
 def _counts(types: Mapping[str, int]) -> str:

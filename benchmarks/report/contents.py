@@ -59,7 +59,7 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the page is made from; measurements by label. ``errors`` is empty where nothing was quantized.
 
-    ``peer_types`` counts the matrices of each file that llama.cpp quantized, by label and ggml's type.
+    ``peer_types`` counts the matrices of each measured file that llama.cpp quantized, by label and ggml's type.
     """
 
     manifest: Manifest
@@ -81,15 +81,20 @@ def read_contents(out: Path) -> Contents:
     manifest, folder = read_manifest(out), out / "measurements"
     samples, errors = folder / "samples.json", out / "checkpoint" / "quantization.json"
     search = out / "checkpoint" / "allocation.json"
+    quality = _labelled(folder, "quality", QualityRecord)
     return Contents(
         manifest=manifest,
         tensors=_tensors(manifest, out),
-        quality=_labelled(folder, "quality", QualityRecord),
+        quality=quality,
         latency=_labelled(folder, "latency", BenchRecord),
         samples=_read(samples, Samples) if samples.is_file() else None,
         errors=_read(errors, tuple[TensorError, ...]) if errors.is_file() else (),
         search=_read(search, FormatSearch) if search.is_file() else None,
-        peer_types={peer_label(path.stem): _matrix_types(path) for path in sorted((out / PEER).glob("*.gguf"))},
+        peer_types={
+            peer_label(path.stem): _matrix_types(path)
+            for path in sorted((out / PEER).glob("*.gguf"))
+            if peer_label(path.stem) in quality
+        },
     )
 
 

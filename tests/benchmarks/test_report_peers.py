@@ -111,6 +111,7 @@ def test_they_are_not_taken_for_what_was_made_here(page: Page) -> None:
 def test_without_calibration_and_without_files_that_is_said_or_nothing(out: Path, records: object) -> None:
     make_manifest(out, calibration_digest=None)
     assert "of the same student, without calibration text" in Page(write_report(out)).texts["peers"]
+    (out / "llama.cpp" / "Q8_0.gguf").write_bytes(b"left by someone, and never measured")
     for path in (out / "measurements").glob("quality-llama.cpp-*"):
         path.unlink()
     found = Page(write_report(out))
