@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from edgepress.benchmarks.records import BenchRecord, CompareRecord, QualityRecord
@@ -100,8 +100,10 @@ def print_results(results: dict[str, Any]) -> None:
     """What a run made, one line per file."""
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("file", "MB", "KLD", "top-1 %", "ppl", "prefill t/s", "decode t/s", "peak RSS MB"):
-        first = column == "file"  # numbers' heads may wrap, a name is read whole
-        table.add_column(column, justify="left" if first else "right", no_wrap=first)
+        # Only heads of several words make room, by wrapping: what is in the cells is read whole.
+        longest = max(map(len, column.split()))
+        side: JustifyMethod = "left" if column == "file" else "right"
+        table.add_column(column, justify=side, no_wrap=" " not in column, min_width=longest)
     for label, row in results["models"].items():
         table.add_row(label, *(_cell(row.get(key), pattern) for key, pattern in _COLUMNS))
     _print(table)
