@@ -70,6 +70,7 @@ def test_every_field_can_be_given() -> None:
     bench: {prompt: 8, generate: 4, depth: [0, 16], repetitions: 2, threads: 1}
     samples: {prompts: [hello], tokens: 5}
     baseline: false
+    compare: [Q4_0, IQ4_NL]
     """
     recipe = parse_recipe(text, "r.yaml")
     assert (recipe.calibration.self_generated, recipe.calibration.files) == (False, ("a.txt", "b.txt"))
@@ -82,6 +83,7 @@ def test_every_field_can_be_given() -> None:
     assert recipe.evaluate == Evaluate(files=("c.txt",), tokens=64, context=32)
     assert recipe.bench == Bench(prompt=8, generate=4, depth=(0, 16), repetitions=2, threads=1)
     assert recipe.samples == Samples(prompts=("hello",), tokens=5)
+    assert recipe.compare == ("Q4_0", "IQ4_NL")
 
 
 _STEP = "compress: [{step: quantize}, {step: quantize, %s}]"
@@ -132,6 +134,11 @@ MISTAKES: dict[str, tuple[str, str]] = {
         r"'gptq' at compress\[1\]\.solver is none of the choices: gptaq, nearest, scale_search",
     ),
     "an unknown target": ("export: [gguf, tensorrt]", r"'tensorrt' at export\[1\] is none of the choices: gguf, onnx"),
+    "an unknown mixture": (
+        "compare: [Q4_0, q4_k_m]",
+        r"'q4_k_m' at compare\[1\] is none of the choices: IQ3_M, .*Q4_0, .*Q8_0",
+    ),
+    "a mixture without a list": ("compare: Q4_0", "Expected `array`, got `str` - at `compare`"),
     "a target without a list": ("export: gguf", "Expected `array`, got `str` - at `export`"),
     "text for a number": ("calibration: {samples: many}", "Expected `int`, got `str` - at `calibration.samples`"),
     "a fraction for a number": ("calibration: {seed: 1.5}", "Expected `int`, got `float` - at `calibration.seed`"),

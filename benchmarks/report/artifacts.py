@@ -7,6 +7,7 @@ import msgspec
 from edgepress.artifact.manifest import Manifest
 from edgepress.benchmarks.records import BenchRecord, QualityRecord
 from edgepress.benchmarks.report.contents import Contents
+from edgepress.benchmarks.report.peer_labels import is_peer, peer_title
 
 BASELINE = "baseline"
 STUDENT = "student"
@@ -15,7 +16,7 @@ _NOT_SHIPPED = frozenset({"checkpoint"})
 _MODEL_FILES = (".gguf", ".onnx", ".onnx.data", ".engine")
 _TITLES = {"gguf": "GGUF", "onnx": "ONNX", "tensorrt": "TensorRT", BASELINE: "f16 baseline", STUDENT: "Student"}
 _FIRST = ("gguf", "onnx", "tensorrt")
-# Middle tones, readable on white and on near-black; grey is the baseline's alone.
+# Middle tones, readable on white and on near-black; grey is for what was not made here.
 _COLOURS = ("#3d82e0", "#d68a1e", "#2fa084", "#9a6fd0", "#cf5c78", "#7d9c2b")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "hexagon", "cross")
 _GREY = "#8a929c"
@@ -38,6 +39,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
         return self.label == BASELINE
 
     @property
+    def is_peer(self) -> bool:
+        """Whether llama.cpp quantized this."""
+        return is_peer(self.label)
+
+    @property
     def engine(self) -> str:
         """Name of the engine that it was measured in; empty when it was not."""
         record = self.quality or self.latency
@@ -51,15 +57,15 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def list_artifacts(contents: Contents) -> tuple[Artifact, ...]:
-    """All labels: shipped formats in a fixed order, then others by name, the baseline last."""
+    """All labels: shipped formats in a fixed order, then others by name, llama.cpp's own, the baseline last."""
     listed = _listed_bytes(contents.manifest)
     labels = sorted({*contents.quality, *contents.latency, *listed}, key=_rank)
     return tuple(
         Artifact(
             label=label,
             title=title_of(label),
-            colour=_GREY if label == BASELINE else _COLOURS[place % len(_COLOURS)],
-            symbol="circle-open" if label == BASELINE else _SYMBOLS[place % len(_SYMBOLS)],
+            colour=_colour(label, place),
+            symbol=_symbol(label, place),
             quality=contents.quality.get(label),
             latency=contents.latency.get(label),
             listed_bytes=listed.get(label),
@@ -80,7 +86,7 @@ def _listed_bytes(manifest: Manifest) -> dict[str, int]:
 
 def title_of(label: str) -> str:
     """How a label is written on the page."""
-    return _TITLES.get(label, label)
+    return peer_title(label) if is_peer(label) else _TITLES.get(label, label)
 
 
 def baseline_of(artifacts: tuple[Artifact, ...]) -> Artifact | None:
@@ -89,9 +95,29 @@ def baseline_of(artifacts: tuple[Artifact, ...]) -> Artifact | None:
 
 
 def shipped(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
-    """All but the baseline."""
-    return tuple(artifact for artifact in artifacts if not artifact.is_baseline)
+    """All but the baseline and llama.cpp's own."""
+    return tuple(artifact for artifact in artifacts if not artifact.is_baseline and not artifact.is_peer)
 
 
-def _rank(label: str) -> tuple[bool, int, str]:
-    return label == BASELINE, _FIRST.index(label) if label in _FIRST else len(_FIRST), label
+def own(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
+    """All but llama.cpp's own."""
+    return tuple(artifact for artifact in artifacts if not artifact.is_peer)
+
+
+def peers(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
+    """The files that llama.cpp quantized."""
+    return tuple(artifact for artifact in artifacts if artifact.is_peer)
+
+
+def _colour(label: str, place: int) -> str:
+    return _GREY if label == BASELINE or is_peer(label) else _COLOURS[place % len(_COLOURS)]
+
+
+def _symbol(label: str, place: int) -> str:
+    if is_peer(label):
+        return "x"
+    return "circle-open" if label == BASELINE else _SYMBOLS[place % len(_SYMBOLS)]
+
+
+def _rank(label: str) -> tuple[bool, bool, int, str]:
+    return label == BASELINE, is_peer(label), _FIRST.index(label) if label in _FIRST else len(_FIRST), label

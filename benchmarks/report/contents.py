@@ -6,14 +6,17 @@ a page that silently left it out would look like one where it was never taken.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from edgepress.artifact.gguf_header import read_gguf_header
 from edgepress.artifact.manifest import Manifest, read_manifest
 from edgepress.artifact.plan import TensorPlan
 from edgepress.benchmarks.records import BenchRecord, QualityRecord
+from edgepress.benchmarks.report.peer_labels import PEER, peer_label
 from edgepress.errors import InputError
 
 Record = TypeVar("Record")
@@ -65,7 +68,10 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the page is made from; measurements by label. ``errors`` is empty where nothing was quantized."""
+    """Everything the page is made from; measurements by label. ``errors`` is empty where nothing was quantized.
+
+    ``peer_types`` counts the matrices of each measured file that llama.cpp quantized, by label and ggml's type.
+    """
 
     manifest: Manifest
     tensors: tuple[TensorPlan, ...]
@@ -74,6 +80,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     samples: Samples | None
     errors: tuple[TensorError, ...]
     search: FormatSearch | None = None
+    peer_types: dict[str, dict[str, int]] = {}
 
 
 def read_contents(out: Path) -> Contents:
@@ -85,14 +92,27 @@ def read_contents(out: Path) -> Contents:
     manifest, folder = read_manifest(out), out / "measurements"
     samples, errors = folder / "samples.json", out / "checkpoint" / "quantization.json"
     search = out / "checkpoint" / "allocation.json"
+    quality = _labelled(folder, "quality", QualityRecord)
     return Contents(
         manifest=manifest,
         tensors=_tensors(manifest, out),
-        quality=_labelled(folder, "quality", QualityRecord),
+        quality=quality,
         latency=_labelled(folder, "latency", BenchRecord),
         samples=_read(samples, Samples) if samples.is_file() else None,
         errors=_read(errors, tuple[TensorError, ...]) if errors.is_file() else (),
         search=_read(search, FormatSearch) if search.is_file() else None,
+        peer_types={
+            peer_label(path.stem): _matrix_types(path)
+            for path in sorted((out / PEER).glob("*.gguf"))
+            if peer_label(path.stem) in quality
+        },
+    )
+
+
+def _matrix_types(path: Path) -> dict[str, int]:
+    """How many matrices of a file have each type, the most frequent first."""
+    return dict(
+        Counter(tensor.type for tensor in read_gguf_header(path).tensors if len(tensor.shape) > 1).most_common()
     )
 
 

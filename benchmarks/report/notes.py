@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgepress.benchmarks.report.artifacts import Artifact, baseline_of
+from edgepress.benchmarks.report.artifacts import Artifact, baseline_of, own
 from edgepress.benchmarks.report.contents import Contents
 from edgepress.benchmarks.report.numerals import join_words
 from edgepress.benchmarks.report.verdict import comparable
@@ -26,7 +26,7 @@ def notes(contents: Contents, artifacts: tuple[Artifact, ...]) -> tuple[Note, ..
         Note(about="fallback", text=f"{name} ships as {formats.get(name, '?')}; the wanted format does not fit it")
         for name in manifest.fell_back
     ]
-    return (*student, *fallback, *_cautions(artifacts), *_unlike(artifacts), *_missing(artifacts))
+    return (*student, *fallback, *_cautions(artifacts), *_unlike(artifacts), *_missing(own(artifacts)))
 
 
 def _cautions(artifacts: tuple[Artifact, ...]) -> list[Note]:

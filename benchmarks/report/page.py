@@ -12,8 +12,8 @@ from typing import Any
 
 from edgepress import __version__
 from edgepress.artifact.files import write_atomically
-from edgepress.benchmarks.report import reproduce, tables, verdict
-from edgepress.benchmarks.report.artifacts import Artifact, list_artifacts
+from edgepress.benchmarks.report import against_peers, reproduce, tables, verdict
+from edgepress.benchmarks.report.artifacts import Artifact, list_artifacts, own
 from edgepress.benchmarks.report.contents import Contents, read_contents
 from edgepress.benchmarks.report.figures import layer_maps
 from edgepress.benchmarks.report.figures.memory import memory_legend, memory_parts
@@ -73,14 +73,15 @@ def _measured(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, 
     manifest = contents.manifest
     return {
         "manifest": manifest,
-        "chips": [(artifact.title, artifact.colour) for artifact in artifacts],
+        "chips": [(artifact.title, artifact.colour) for artifact in own(artifacts)],
         "origin": verdict.origin(manifest, layer_maps.depth_of(contents.tensors)),
         "headline": verdict.headline(manifest, artifacts),
-        "lead": verdict.lead(artifacts),
+        "lead": verdict.lead(artifacts) + against_peers.lead(artifacts),
         "cards": verdict.cards(contents, artifacts),
         "notes": notes(contents, artifacts),
         "has_quality": bool(contents.quality),
         "has_latency": bool(contents.latency),
+        "peers": against_peers.contents_words(contents, artifacts),
         "quality_table": tables.quality_table(manifest, artifacts),
         "speed_table": tables.speed_table(artifacts),
         "memory_table": tables.memory_table(artifacts),
@@ -148,7 +149,7 @@ def _figures(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, F
         "memory": lambda: memory_parts(artifacts),
         "errors": lambda: layer_maps.error_map(contents.errors, depth),
         "formats": lambda: layer_maps.format_map(contents.tensors, depth),
-        "windows": lambda: kld_by_window(artifacts),
+        "windows": lambda: kld_by_window(own(artifacts)),
     }
     drawn = {name: draw() for name, draw in drawers.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}

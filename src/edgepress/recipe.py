@@ -8,6 +8,7 @@
     bench: {prompt: 512, generate: 128, depth: [0], repetitions: 5}
     samples: {prompts: ["…"], tokens: 64}
     baseline: true
+    compare: [Q4_0, Q4_K_M]
 
 A misspelt field or an unknown step is an error that names its place and what exists.
 """
@@ -25,6 +26,7 @@ from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
+from edgepress.runtime.llamacpp_quantize import Mixture
 
 # The list of methods, in one place. With one member it is not yet a Union; get_args needs help then.
 CompressStep = QuantizeStep
@@ -68,7 +70,8 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole recipe. ``evaluate``, ``bench`` and ``samples`` may be null to skip them; with ``baseline`` the student
-    itself is measured too, as a half-precision GGUF file.
+    itself is measured too, as a half-precision GGUF file. ``compare`` names mixtures of llama-quantize: llama.cpp makes
+    those files of the same student with the same calibration text, and their quality stands beside ours in the report.
     """
 
     calibration: Calibration = Calibration()
@@ -78,6 +81,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bench: Bench | None = Bench()
     samples: Samples | None = Samples()
     baseline: bool = True
+    compare: tuple[Mixture, ...] = ()
 
     @property
     def quantize(self) -> QuantizeStep:

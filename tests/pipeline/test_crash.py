@@ -23,8 +23,9 @@ export: [gguf, onnx]
 evaluate: {tokens: 32, context: 16}
 bench: null
 samples: {prompts: ["Hello?"], tokens: 2}
+compare: [Q4_0, Q5_0]
 """
-MADE = ("checkpoint", "gguf", "onnx", "baseline")
+MADE = ("checkpoint", "gguf", "onnx", "baseline", "llama.cpp")
 
 
 class Scene:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from edgepress.benchmarks.cost_records import CostsRecord
@@ -38,6 +38,7 @@ def print_plan(student: Student, plan: RunPlan, *, json: bool) -> None:
                 "parameters": plan.model.parameters,
                 "files": plan.files,
                 "checkpoint_bytes_about": plan.checkpoint_bytes,
+                "compare_bytes_at_most": plan.compare_bytes,
                 "peak_memory_bytes": plan.peak_memory_bytes,
                 "fell_back": plan.fell_back,
                 "tensors": plan.model.tensors,
@@ -50,6 +51,7 @@ def print_plan(student: Student, plan: RunPlan, *, json: bool) -> None:
     rows += [("falls back", f"{name} → {plan.model.format(name)}") for name in plan.fell_back]
     rows += [(path, f"{size} bytes") for path, size in plan.files.items()]
     rows += [("checkpoint", f"about {plan.checkpoint_bytes / 1e6:.0f} MB")]
+    rows += [("llama.cpp's own", f"at most {plan.compare_bytes / 1e6:.0f} MB")] if plan.compare_bytes else []
     rows += [("peak memory", f"about {plan.peak_memory_bytes / 1e6:.0f} MB")]
     print_rows(rows)
 
@@ -118,7 +120,10 @@ def print_results(results: dict[str, Any]) -> None:
     """What a run made, one line per file."""
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("file", "MB", "KLD", "top-1 %", "ppl", "prefill t/s", "decode t/s", "peak RSS MB"):
-        table.add_column(column, justify="left" if column == "file" else "right")
+        # Only heads of several words make room, by wrapping: what is in the cells is read whole.
+        longest = max(map(len, column.split()))
+        side: JustifyMethod = "left" if column == "file" else "right"
+        table.add_column(column, justify=side, no_wrap=" " not in column, min_width=longest)
     for label, row in results["models"].items():
         table.add_row(label, *(_cell(row.get(key), pattern) for key, pattern in _COLUMNS))
     _print(table)

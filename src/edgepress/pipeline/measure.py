@@ -123,6 +123,7 @@ def measure_run(
     student: Student,
     models: dict[str, ModelFile],
     out: Path,
+    peers: dict[str, ModelFile],
     *,
     evaluate: Evaluate | None,
     bench: Bench | None,
@@ -130,15 +131,18 @@ def measure_run(
 ) -> None:
     """All measurements of a run, written to ``out/measurements``; ``models`` maps labels to files.
 
+    Of ``peers`` only the quality is measured: their speed is that of any file of the same types.
+
     What an earlier recipe measured there and this one does not is removed: it would describe files that are gone.
     """
     folder = out / "measurements"
-    wanted = {f"quality-{label}" for label in models if evaluate} | {f"latency-{label}" for label in models if bench}
+    scored = models | peers
+    wanted = {f"quality-{label}" for label in scored if evaluate} | {f"latency-{label}" for label in models if bench}
     forget_other_measurements(folder, wanted | ({"samples"} if samples else set()))
-    identity = {label: model_identity(model) for label, model in models.items()}
+    identity = {label: model_identity(model) for label, model in scored.items()}
     if evaluate is not None:
         text = _recipe_text(student, evaluate)
-        for label, model in models.items():
+        for label, model in scored.items():
             key = stage_key("quality", identity[label], student.digest(), evaluate, text.text_sha256)
             measured = partial(evaluate_model, model, student, text)
             remember(folder / f"quality-{label}.json", key, QualityRecord, measured)
@@ -149,7 +153,7 @@ def measure_run(
             timed = partial(run_bench, model, scenario, parameters=student.parameters)
             remember(folder / f"latency-{label}.json", key, BenchRecord, timed)
     if samples is not None:
-        key = stage_key("samples", identity, student.digest(), samples)
+        key = stage_key("samples", {label: identity[label] for label in models}, student.digest(), samples)
         remember(folder / "samples.json", key, dict[str, object], partial(_answers, student, models, samples))
 
 

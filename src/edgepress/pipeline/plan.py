@@ -16,6 +16,7 @@ from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.calibrate.tokens import check_calibration
 from edgepress.compress.quantize.assign import Assignment, assign_formats
+from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.search.limits import check_alone
 from edgepress.compress.student.student import Student
@@ -25,6 +26,7 @@ from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.measure import text_windows
 from edgepress.pipeline.overlap import check_recipe_texts
 from edgepress.recipe import ExportTarget, Recipe
+from edgepress.runtime.llamacpp_quantize import check_quantizer
 
 # What Python holds before any model, without and with torch and transformers, measured on x86-64 Linux; and what
 # torch's allocator and matrix kernels take on top of the tensors.
@@ -39,7 +41,8 @@ _TOKENS_IN_TRAINING = 1024
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run will do. ``files`` maps paths below the output directory to exact bytes.
 
-    Where formats are chosen for a budget, ``model`` and ``files`` are those of the smallest formats until they are.
+    ``compare_bytes`` is what llama.cpp's own files take at most while they are made. Where formats are chosen for a
+    budget, ``model`` and ``files`` are those of the smallest formats until they are.
     """
 
     model: ModelPlan
@@ -47,11 +50,12 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, int]
     checkpoint_bytes: int
     peak_memory_bytes: int
+    compare_bytes: int = 0
 
     @property
     def disk_bytes(self) -> int:
         """Bytes that the output directory will take, about."""
-        return self.checkpoint_bytes + sum(self.files.values())
+        return self.checkpoint_bytes + sum(self.files.values()) + self.compare_bytes
 
 
 def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
@@ -84,6 +88,7 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         files=files,
         checkpoint_bytes=_checkpoint_bytes(model),
         peak_memory_bytes=_peak_memory(student, recipe),
+        compare_bytes=_compare_bytes(student, recipe) if targets and recipe.compare else 0,
     )
 
 
@@ -137,6 +142,27 @@ def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
 
     check_onnx_support(model)
     return {f"onnx/{name}": size for name, size in predict_onnx_bytes(model).items()}
+
+
+def _compare_bytes(student: Student, recipe: Recipe) -> int:
+    """Disk for llama.cpp's own files: the student in float32, twice while it is written, then once beside them.
+
+    Raises:
+        InputError: nothing would be measured, or llama.cpp cannot hold the student.
+    """
+    if recipe.evaluate is None:
+        raise InputError("compare: the files are made to be measured, and evaluate is null; leave one of the two out")
+    check_quantizer()
+    plain, wide = (
+        model_plan(student, assign_formats(student, QuantizeStep(solver="nearest", format=format, fallback="f16")))
+        for format in ("f32", "q8_0")
+    )
+    try:
+        whole = sum(predict_files(plain, "gguf").values())
+    except InputError as error:
+        raise InputError(f"compare: llama.cpp's files need the student as GGUF: {error}") from error
+    smaller = sum(tensor.data_bytes for tensor in plain.tensors) - sum(tensor.data_bytes for tensor in wide.tensors)
+    return whole + max(whole, len(set(recipe.compare)) * (whole - smaller))
 
 
 def needs_calibration(recipe: Recipe) -> bool:

@@ -1,26 +1,21 @@
-"""``edgepress run``: compress, export, baseline, measurements, report."""
+"""``edgepress run``: compress, export, files to compare with, measurements, report."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.compress.quantize.assign import assign_formats
-from edgepress.compress.quantize.config import QuantizeStep
-from edgepress.compress.quantize.layers import quantize_model
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.costs import ENGINES
+from edgepress.pipeline.float_gguf import write_float_gguf
+from edgepress.pipeline.llama_quantize import peer_models
 from edgepress.pipeline.measure import measure_run
 from edgepress.pipeline.run import compress
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.recipe import Recipe
 from edgepress.runtime.locate import ModelFile, choose_model
-
-BASELINE = QuantizeStep(solver="nearest", format="f16")
 
 
 def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
@@ -38,25 +33,21 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
         measured = recipe.evaluate is not None or recipe.bench is not None
         if recipe.baseline and "gguf" in recipe.export and measured:
             models["baseline"] = baseline_model(student, output)
-        measure_run(student, models, out, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples)
+        peers = peer_models(student, recipe, output)
+        measure_run(student, models, out, peers, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples)
         report = write_report(out)
     return {
         "out": str(out),
         "report": str(report),
-        "models": {label: _row(out, label, models[label]) for label in models},
+        "models": {label: _row(out, label, model) for label, model in (models | peers).items()},
     }
 
 
 def baseline_model(student: Student, output: Output) -> ModelFile:
     """The student itself as a half-precision GGUF file: what the compressed files are compared with."""
-    from edgepress.export.gguf.writer import export_gguf
 
     def make(directory: Path) -> None:
-        working = directory / "checkpoint"
-        working.mkdir()
-        quantize_model(student, BASELINE, assign_formats(student, BASELINE), None, working, name=student.name)
-        export_gguf(Checkpoint(working), directory / "model.gguf")
-        shutil.rmtree(working)
+        write_float_gguf(student, "f16", directory / "model.gguf")
 
     directory = output.run("baseline", stage_key("baseline", 1, student.digest(), student.name), make)
     return ModelFile(engine="llama.cpp", path=directory / "model.gguf")
