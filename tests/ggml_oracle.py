@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-FORMATS = ("q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "q4_K", "q5_K", "q6_K")
+FORMATS = ("q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "q4_K", "q5_K", "q6_K", "iq4_xs", "q3_K")
 
 _LIBRARY_NAMES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
 _FLOATS = ctypes.POINTER(ctypes.c_float)

@@ -29,7 +29,7 @@ def to_blocks(weight: Floats, spec: Format) -> Floats:
 def encode(scaled: Floats, spec: Format) -> NDArray[np.uint8]:
     """Codes of the levels nearest to ``scaled`` = x / d, same shape. Ties go to the even level on uniform grids."""
     levels = spec.levels
-    if levels[-1] - levels[0] == len(levels) - 1:
+    if is_uniform(spec):
         codes = np.rint(scaled)
         codes -= levels[0]
         np.clip(codes, 0, len(levels) - 1, out=codes)
@@ -38,6 +38,19 @@ def encode(scaled: Floats, spec: Format) -> NDArray[np.uint8]:
     index = np.floor(scaled * 2) - origin
     np.clip(index, 0, len(table) - 1, out=index)
     return table[index.astype(np.int32)]
+
+
+def nearest_levels(scaled: Floats, spec: Format, out: Floats) -> Floats:
+    """The levels nearest to ``scaled``, written into ``out``; on non-uniform grids it may hold no NaN."""
+    if is_uniform(spec):
+        np.rint(scaled, out=out)
+        return np.clip(out, spec.levels[0], spec.levels[-1], out=out)
+    return np.take(spec.level_array(), encode(scaled, spec), out=out)
+
+
+def is_uniform(spec: Format) -> bool:
+    """Whether neighbouring levels are one apart."""
+    return spec.levels[-1] - spec.levels[0] == len(spec.levels) - 1
 
 
 @lru_cache

@@ -21,6 +21,7 @@ from edgepress.compress.quantize.grid import FP16_MAX, Floats
 from edgepress.errors import InputError
 
 FP16_TINY = np.float32(2.0**-24)  # the smallest positive fp16
+ZERO = np.float32(1e-15)  # ggml takes smaller extremes and scales for zero
 
 _TILE_VALUES = 1 << 16
 
@@ -106,6 +107,16 @@ def tile_importance(importance: Floats | None, columns: int, spec: Format) -> Ca
     scaled = np.maximum(scaled / mean, _IMPORTANCE_FLOOR) if mean > 0 else np.ones(columns)
     per_super = scaled.astype(np.float32).reshape(-1, spec.block)
     return lambda part: _value_major(per_super[np.arange(part.start, part.stop) % len(per_super)], spec)
+
+
+def extreme_of_lanes(x: Floats) -> Floats:
+    """The first value of largest magnitude of each lane, with its sign; x is (sub_block, lanes)."""
+    low, high = x.min(axis=0), x.max(axis=0)
+    extreme: Floats = np.where(high > -low, high, low)
+    tied = np.flatnonzero(high == -low)
+    place = np.abs(x[:, tied]).argmax(axis=0)
+    extreme[tied] = x[place, tied]
+    return extreme
 
 
 def nearest_fp16(value: Floats) -> Floats:

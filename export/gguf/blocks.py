@@ -8,7 +8,8 @@ Layouts of the 32-wide blocks (``d``, ``m`` are little-endian fp16, then the int
     q5_0    d, 4 bytes of fifth bits (bit j belongs to value j), 16 bytes with the low four bits as q4_0
     q5_1    d, m, then as q5_0
 
-Source: the block structs of ggml-common.h. The 256-wide K types are in :mod:`edgepress.export.gguf.k_blocks`.
+Source: the block structs of ggml-common.h. The 256-wide types are in :mod:`edgepress.export.gguf.k_blocks`
+and :mod:`edgepress.export.gguf.signed_blocks`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from edgepress.artifact.formats import Format, get_format
 from edgepress.artifact.quantized import QuantizedTensor
-from edgepress.export.gguf import k_blocks
+from edgepress.export.gguf import k_blocks, signed_blocks
 from edgepress.export.gguf.bits import Bytes, half_bytes, halves, join_nibbles, split_nibbles
 
 _NIBBLES = 16  # bytes that 32 four-bit values take
@@ -31,7 +32,7 @@ def pack(tensor: QuantizedTensor) -> Bytes:
         uint8, (rows, columns / block * block_bytes).
     """
     if tensor.spec.kind == "super":
-        return k_blocks.pack(tensor)
+        return k_blocks.pack(tensor) if tensor.spec.has_min else signed_blocks.pack(tensor)
     rows, columns = tensor.shape
     codes = tensor.codes.reshape(rows, columns // 32, 32)
     floats = [tensor.scales] if tensor.mins is None else [tensor.scales, tensor.mins]
@@ -50,7 +51,7 @@ def unpack(format: str, data: Bytes, columns: int) -> QuantizedTensor:
     spec = get_format(format)
     blocks = np.ascontiguousarray(data).reshape(len(data), columns // spec.block, spec.block_bytes)
     if spec.kind == "super":
-        return k_blocks.unpack(spec, blocks)
+        return k_blocks.unpack(spec, blocks) if spec.has_min else signed_blocks.unpack(spec, blocks)
     head = 4 if spec.has_min else 2
     return QuantizedTensor(
         format=format,

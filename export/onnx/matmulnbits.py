@@ -12,6 +12,8 @@ so every format without a minimum fits to the bit, the odd widths in an 8-bit co
     q5_0     8 bits      32      its level
     iq4_nl   8 bits      32      its level (from the table of sixteen)
     q6_K     8 bits      16      its level; s = D · s of the sub-block, a float32
+    q3_K     4 bits      16      its level; s likewise
+    iq4_xs   8 bits      32      its level (from the table of sixteen); s likewise
     int8     8 bits      32      its level; s = the row's, the same for all its blocks
     trt_int4_64, _128    4 bits, 64 or 128, its level
 
@@ -44,6 +46,7 @@ from edgepress.errors import InputError
 
 # Bits of the container; the formats that are not here cannot be held.
 _CONTAINER_BITS = {
+    "q3_K": 4,
     "q4_0": 4,
     "q4_1": 4,
     "q4_K": 4,
@@ -52,6 +55,7 @@ _CONTAINER_BITS = {
     "q5_K": 8,
     "q6_K": 8,
     "iq4_nl": 8,
+    "iq4_xs": 8,
     "q8_0": 8,
     "int8": 8,
     "trt_int4_64": 4,

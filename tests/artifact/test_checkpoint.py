@@ -18,11 +18,12 @@ from tiny_models import make_model_dir
 from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint, CheckpointWriter, is_checkpoint
 from edgepress.artifact.families import is_matrix
+from edgepress.artifact.formats import get_format
 from edgepress.artifact.quantized import QuantizedTensor
 from edgepress.errors import InputError
 from edgepress.runtime.locate import find_models
 
-NARROW = tuple(name for name in FORMATS if not name.endswith("_K"))
+NARROW = tuple(name for name in FORMATS if get_format(name).block < 256)
 UP = "model.layers.1.mlp.up_proj.weight"
 
 

@@ -35,15 +35,16 @@ def test_there_is_one_level_for_each_code_and_zero_lies_among_them(entry: Format
     assert entry.block % (entry.sub_block or 1) == 0
 
 
-def test_the_levels_of_iq4_nl_are_the_packages() -> None:
-    assert get_format("iq4_nl").levels == tuple(gguf.quants.IQ4_NL.kvalues)
+def test_the_levels_of_iq4_nl_and_iq4_xs_are_the_packages() -> None:
+    for name in ("iq4_nl", "iq4_xs"):
+        assert get_format(name).levels == tuple(gguf.quants.IQ4_NL.kvalues)
 
 
 @pytest.mark.parametrize(
     ("width", "fitting"),
     [
         (256, list(FORMATS)),
-        (576, [name for name in FORMATS if not name.endswith(("_K", "_128"))]),
+        (576, [name for name, spec in FORMATS.items() if spec.block < 128]),
         (100, ["f32", "f16", "int8"]),
     ],
 )
@@ -54,6 +55,7 @@ def test_the_formats_of_a_width_are_those_whose_blocks_divide_it(width: int, fit
 def test_a_tensors_bytes_are_its_blocks() -> None:
     assert get_format("q4_0").tensor_bytes(64 * 96) == 64 * 3 * 18
     assert get_format("q6_K").tensor_bytes(2 * 512) == 2 * 2 * 210
+    assert get_format("q3_K").tensor_bytes(2 * 512) == 2 * 2 * 110
     assert get_format("f16").tensor_bytes(7) == 14
     assert get_format("trt_int4_64").tensor_bytes(64 * 128) == 64 * 128 // 2 + 2 * 64 * 2
     assert get_format("trt_int4_128").tensor_bytes(64 * 128) == 64 * 128 // 2 + 64 * 2
@@ -66,5 +68,5 @@ def test_int8_takes_a_byte_per_value_and_a_float_per_row() -> None:
 
 def test_an_unknown_format_is_answered_with_the_known_ones() -> None:
     known = re.escape(", ".join(FORMATS))
-    with pytest.raises(InputError, match=f"unknown format 'q3_K'; known formats: {known}"):
-        get_format("q3_K")
+    with pytest.raises(InputError, match=f"unknown format 'q2_K'; known formats: {known}"):
+        get_format("q2_K")

@@ -34,7 +34,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 # Formats that only ONNX and TensorRT have.
 ONNX_ONLY = ("int8", "trt_int4_64", "trt_int4_128")
-NARROW = [name for name in FORMATS if not name.endswith(("_K", "_128"))]
+NARROW = [name for name, spec in FORMATS.items() if spec.block < 128]
 # Where both files hold the same numbers in the same arithmetic.
 BIT_EQUAL = ("f32", "f16", "q8_0", "q4_0", *ONNX_ONLY)
 # Floats: float16 keys and values. Quantized: both engines round activations to 8 bits; a row out of place costs nats.
@@ -104,7 +104,7 @@ def test_a_format_by_nearest(format: str, wide: Path, tmp_path: Path) -> None:
     check(tmp_path / "out", press(wide, tmp_path / "out", solver="nearest", format=format), format)
 
 
-@pytest.mark.parametrize("format", ["q4_1", "iq4_nl", "q4_K", "q6_K", "int8", "trt_int4_64"])
+@pytest.mark.parametrize("format", ["q4_1", "iq4_nl", "q4_K", "q6_K", "q3_K", "int8", "trt_int4_64"])
 def test_a_format_by_search(format: str, wide: Path, tmp_path: Path) -> None:
     check(tmp_path / "out", press(wide, tmp_path / "out", solver="scale_search", format=format), format)
 
@@ -127,6 +127,8 @@ def test_every_format_at_once_in_one_model(wide: Path, tmp_path: Path) -> None:
         "*.0.self_attn.q_proj": "q6_K",
         "*.0.self_attn.k_proj": "q4_K",
         "blk.0.attn_v": "q5_K",
+        "*.0.self_attn.o_proj": "q3_K",
+        "*.0.mlp.up_proj": "iq4_xs",
         "*.ffn_down": "iq4_nl",
         "*.1.mlp.gate_proj": "q5_0",
         "*.attn_output": "q5_1",
@@ -145,7 +147,7 @@ def test_every_format_at_once_in_one_model(wide: Path, tmp_path: Path) -> None:
     assert set(chosen.values()) == {*formats.values(), "q4_0"}
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name.endswith("_K")])
+@pytest.mark.parametrize("format", [name for name, spec in FORMATS.items() if spec.block == 256])
 def test_a_format_that_does_not_fit_is_refused_with_those_that_do(format: str, llama_dir: Path) -> None:
     wanted = rf"rows of 64 values are not a multiple of {format}'s block of 256; formats that fit: {', '.join(NARROW)};"
     with pytest.raises(InputError, match=wanted) as raised:

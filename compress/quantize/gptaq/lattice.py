@@ -23,23 +23,23 @@ _FP16_TINY = 2.0**-24
 
 
 class Lattice(NamedTuple):
-    """Super scales of a column of super-blocks, (rows,) each; both None for formats that store fp16 directly, some of
-    which take positive scales only.
+    """Super scales of a column of super-blocks, (rows,) each, and the range of the integers under them; both None for
+    formats that store fp16 directly, some of which take positive scales only.
     """
 
     super_scale: torch.Tensor | None = None
     super_minimum: torch.Tensor | None = None
     positive: bool = False
+    scale_range: tuple[int, int] = (0, 0)
 
     def snap(self, scale: torch.Tensor, minimum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The nearest scales and minima that can be stored; both (candidates, rows)."""
         if self.super_scale is None:
             return to_fp16(scale.abs().clamp(min=_FP16_TINY) if self.positive else scale), to_fp16(minimum)
+        integers = (scale * inverse(self.super_scale)).round_().clamp_(*self.scale_range)
         if self.super_minimum is None:
-            integers = (scale * inverse(self.super_scale)).round_().clamp_(-128, 127)
             return self.super_scale * integers, minimum
-        integers = (scale * inverse(self.super_scale)).round_().clamp_(0, 63)
-        offsets = (-minimum * inverse(self.super_minimum)).round_().clamp_(0, 63)
+        offsets = (-minimum * inverse(self.super_minimum)).round_().clamp_(*self.scale_range)
         return self.super_scale * integers, -(self.super_minimum * offsets)
 
 
@@ -58,8 +58,10 @@ def to_fp16(value: torch.Tensor) -> torch.Tensor:
     return rounded
 
 
-def enter_super_block(weight: torch.Tensor, importance: torch.Tensor, spec: Format) -> Lattice:
-    """The lattice of a column of super-blocks.
+def super_scales(
+    weight: torch.Tensor, importance: torch.Tensor, spec: Format
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """D and M of a column of super-blocks, float32, (rows,); M is None for formats without a minimum.
 
     Args:
         weight: float32, (rows, 256), as the sweep left them.
@@ -70,5 +72,5 @@ def enter_super_block(weight: torch.Tensor, importance: torch.Tensor, spec: Form
     assert found.super_scales is not None
     scale = torch.from_numpy(found.super_scales[:, 0].astype("float32"))
     if found.super_mins is None:
-        return Lattice(scale)
-    return Lattice(scale, torch.from_numpy(found.super_mins[:, 0].astype("float32")))
+        return scale, None
+    return scale, torch.from_numpy(found.super_mins[:, 0].astype("float32"))

@@ -66,7 +66,8 @@ class Rounded:
         if self.super_scale is None:
             return Lattice(positive=self.spec.positive)
         at = block * self.width // self.spec.block
-        return Lattice(self.super_scale[:, at], None if self.super_minimum is None else self.super_minimum[:, at])
+        minimum = None if self.super_minimum is None else self.super_minimum[:, at]
+        return Lattice(self.super_scale[:, at], minimum, scale_range=self.spec.scale_range)
 
     def integers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """For the K types: the integers s and t of every sub-block, (rows, blocks)."""

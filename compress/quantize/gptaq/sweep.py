@@ -14,7 +14,7 @@ import torch
 from edgepress.artifact.formats import Format
 from edgepress.compress.quantize.gptaq.block import factors_from_upper, solve_block
 from edgepress.compress.quantize.gptaq.grid import Grid
-from edgepress.compress.quantize.gptaq.lattice import Lattice, enter_super_block
+from edgepress.compress.quantize.gptaq.lattice import Lattice, super_scales
 from edgepress.compress.quantize.gptaq.rounded import Rounded
 
 
@@ -51,9 +51,8 @@ def _lattice(state: Rounded, block: int, left: torch.Tensor, importance: torch.T
     spec, start = state.spec, block * state.width
     if state.super_scale is not None and start % spec.block == 0:
         span = slice(start, start + spec.block)
-        found = enter_super_block(left[:, span], importance[span], spec)
-        assert found.super_scale is not None
-        state.super_scale[:, start // spec.block] = found.super_scale
-        if state.super_minimum is not None and found.super_minimum is not None:
-            state.super_minimum[:, start // spec.block] = found.super_minimum
+        scale, minimum = super_scales(left[:, span], importance[span], spec)
+        state.super_scale[:, start // spec.block] = scale
+        if state.super_minimum is not None and minimum is not None:
+            state.super_minimum[:, start // spec.block] = minimum
     return state.lattice(block)

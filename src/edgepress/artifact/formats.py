@@ -3,7 +3,7 @@
 A block format stores each row in blocks of ``block`` values. A value is
 
     w = d · level[code] + m                     blocks of 32, 64 or 128: d, m are fp16
-    w = (D · s) · level[code] - (M · t)         K types: fp16 D, M per 256 values, integer s, t per ``sub_block``
+    w = (D · s) · level[code] - (M · t)         K types, iq4_xs: fp16 D, M per 256 values, integer s, t per sub-block
     w = d · level[code]                         channel: one d per row, an fp16 value that a file keeps as float32
 
 ``level`` maps the unsigned code to the integer it stands for; formats without a minimum have no m or t.
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 
-# Non-uniform levels of iq4_nl, from ggml's kvalues_iq4nl.
+# Non-uniform levels of iq4_nl and iq4_xs, from ggml's kvalues_iq4nl.
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
     """One storage format. ``block`` divides the row length; ``block_bytes`` is what a block occupies in a file, and
     ``row_bytes`` what a row takes on top of its blocks. ``sub_block`` values share a scale; a whole row where it is 0.
+    ``scale_bits`` is the width of a sub-block's integer scale, and of its minimum, under super scales; 0 without those.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     levels: tuple[int, ...] = ()
     has_min: bool = False
     sub_block: int = 0
+    scale_bits: int = 0
     row_bytes: int = 0
     positive: bool = False
 
@@ -51,6 +53,12 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     def scale_width(self, columns: int) -> int:
         """How many values of a row of ``columns`` share a scale."""
         return self.sub_block or columns
+
+    @property
+    def scale_range(self) -> tuple[int, int]:
+        """The least and the greatest integer scale of a sub-block; unsigned in formats with a minimum."""
+        values = 2**self.scale_bits
+        return (0, values - 1) if self.has_min else (-(values // 2), values // 2 - 1)
 
     @property
     def bits_per_value(self) -> float:
@@ -96,13 +104,16 @@ def _symmetric_int4(name: str, block: int) -> Format:
     )
 
 
-def _super(name: str, bits: int, block_bytes: int, sub: int, levels: tuple[int, ...], *, has_min: bool) -> Format:
+def _super(
+    name: str, bits: int, block_bytes: int, sub: int, scale_bits: int, levels: tuple[int, ...], *, has_min: bool = False
+) -> Format:
     return Format(
         name=name,
         kind="super",
         bits=bits,
         block=256,
         sub_block=sub,
+        scale_bits=scale_bits,
         block_bytes=block_bytes,
         levels=levels,
         has_min=has_min,
@@ -118,9 +129,11 @@ _ALL = (
     _block("q4_1", 4, 20, _unsigned(4), has_min=True),
     _block("q4_0", 4, 18, _signed(4)),
     _block("iq4_nl", 4, 18, IQ4_NL_LEVELS),
-    _super("q6_K", 6, 210, 16, _signed(6), has_min=False),
-    _super("q5_K", 5, 176, 32, _unsigned(5), has_min=True),
-    _super("q4_K", 4, 144, 32, _unsigned(4), has_min=True),
+    _super("q6_K", 6, 210, 16, 8, _signed(6)),
+    _super("q5_K", 5, 176, 32, 6, _unsigned(5), has_min=True),
+    _super("q4_K", 4, 144, 32, 6, _unsigned(4), has_min=True),
+    _super("iq4_xs", 4, 136, 32, 6, IQ4_NL_LEVELS),
+    _super("q3_K", 3, 110, 16, 6, _signed(3)),
     Format(name="int8", kind="channel", bits=8, block=1, block_bytes=1, row_bytes=4, levels=_signed(8), positive=True),
     _symmetric_int4("trt_int4_64", 64),
     _symmetric_int4("trt_int4_128", 128),

@@ -21,10 +21,10 @@ class QuantizedTensor(msgspec.Struct, frozen=True, kw_only=True):
     Shapes, for ``rows`` × ``columns`` and the format's block sizes:
 
     codes          uint8, (rows, columns)                 index into the format's levels
-    scales         fp16 (rows, columns / block), or for K types uint8/int8 (rows, columns / sub_block);
+    scales         fp16 (rows, columns / block), or under super scales uint8/int8 (rows, columns / sub_block);
                    fp16 (rows, 1) for channel formats, whose block is the row
     mins           like scales, or None
-    super_scales   fp16 (rows, columns / block) for K types, else None
+    super_scales   fp16 (rows, columns / block) for K types and iq4_xs, else None
     super_mins     like super_scales, or None
     """
 

@@ -18,7 +18,7 @@ from edgepress.recipe import ExportTarget
 
 # What a budget chooses from when the recipe does not say: per target, formats that buy quality with every byte.
 USUAL: dict[ExportTarget, tuple[str, ...]] = {
-    "gguf": ("iq4_nl", "q4_K", "q5_0", "q5_K", "q6_K", "q8_0"),
+    "gguf": ("q3_K", "iq4_xs", "iq4_nl", "q4_K", "q5_0", "q5_K", "q6_K", "q8_0"),
     "onnx": ("q4_0", "q8_0"),
 }
 

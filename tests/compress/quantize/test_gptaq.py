@@ -67,7 +67,7 @@ def test_weights_that_drifted_inputs_call_for_are_compensated() -> None:
     assert loss(moments(inputs[:4000], original[:4000])) < 0.6 * blind
 
 
-@pytest.mark.parametrize("format", ["q4_0", "q4_1", "iq4_nl", "q4_K", "q6_K", "int8", "trt_int4_128"])
+@pytest.mark.parametrize("format", ["q4_0", "q4_1", "iq4_nl", "q4_K", "q6_K", "iq4_xs", "q3_K", "int8", "trt_int4_128"])
 def test_empty_constant_and_tiny_rows_and_dead_inputs_are_kept(format: str) -> None:
     inputs = correlated(256)
     inputs[:, 40:90] = 0

@@ -102,7 +102,7 @@ def test_a_block_is_close_to_the_best_of_all_codes_and_scales(levels: tuple[int,
     assert (error >= best * (1 - 1e-2) - 1e-9).all()
 
 
-@pytest.mark.parametrize("format", ["q4_0", "q4_1", "iq4_nl", "q4_K", "q6_K", "int8", "trt_int4_64"])
+@pytest.mark.parametrize("format", ["q4_0", "q4_1", "iq4_nl", "q4_K", "q6_K", "iq4_xs", "q3_K", "int8", "trt_int4_64"])
 def test_refitted_scales_are_the_least_squares_solution_and_never_worse(format: str) -> None:
     spec, columns = get_format(format), 256
     hessian = damped(moments(correlated(columns)).hessian)

@@ -19,14 +19,15 @@ from edgepress.export.gguf.blocks import pack
 
 Floats = NDArray[np.float32]
 
-FORMATS = ("q4_K", "q5_K", "q6_K")
+FORMATS = ("q4_K", "q5_K", "q6_K", "q3_K", "iq4_xs")
+SIGNED = ("q6_K", "q3_K", "iq4_xs")
 
 # Elsewhere a compiler may fuse a multiplication and an addition of ggml's, which can move a choice between two fits.
 IDENTICAL = 1.0 if platform.machine() in ("x86_64", "AMD64") else 0.99
 
 
 def nearest(format: str, weight: Floats) -> QuantizedTensor:
-    solve = quantize_k_symmetric if format == "q6_K" else quantize_k_affine
+    solve = quantize_k_symmetric if format in SIGNED else quantize_k_affine
     return solve(weight, format, None, search=False)
 
 
@@ -94,4 +95,4 @@ def test_rounding_what_was_rounded_changes_almost_nothing(format: str) -> None:
     once = nearest(format, weight).dequantize()
     twice = nearest(format, once).dequantize()
     # Not exactly nothing: least squares may refit a sub-block that touches neither end of its grid to another scale.
-    assert np.sum((twice - once) ** 2.0) <= 0.02 * np.sum((once - weight) ** 2.0)
+    assert np.sum((twice - once) ** 2.0) <= (0.05 if format == "q3_K" else 0.02) * np.sum((once - weight) ** 2.0)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import write_checkpoint
+from ggml_oracle import ggml_dequantize, ggml_quantize
 from numpy.typing import NDArray
 from tiny_models import make_model_dir
 
@@ -15,6 +17,7 @@ from edgepress.artifact.hf_config import model_spec
 from edgepress.compress.student.gguf_file import GgufFile
 from edgepress.compress.student.hf_directory import HfDirectory
 from edgepress.errors import InputError
+from edgepress.export.gguf import export_gguf
 
 ALIGNMENT = 32
 
@@ -69,6 +72,21 @@ def test_quantized_weights_come_back_as_the_gguf_package_decodes_them(
             quantized = gguf.quants.quantize(wanted, gguf.GGMLQuantizationType[kind])
             wanted = gguf.quants.dequantize(quantized, gguf.GGMLQuantizationType[kind])
         assert student.stored_types[name] == (kind if wanted.ndim == 2 else "F32")
+        np.testing.assert_array_equal(student.read(name), wanted)
+
+
+@pytest.mark.parametrize("format", ["q4_K", "q5_K", "q6_K", "q3_K", "iq4_xs"])
+def test_super_blocks_come_back_as_the_gguf_package_decodes_ggmls(format: str, tmp_path: Path) -> None:
+    directory = make_model_dir("qwen3", tmp_path / "student", hidden_size=256, intermediate_size=256)
+    original = HfDirectory(directory)
+    widths = {name: original.shape(name)[-1] for name in original.names if len(original.shape(name)) == 2}
+    packed = {name for name, width in widths.items() if width % 256 == 0}
+    checkpoint = write_checkpoint(directory, tmp_path / "out", lambda name: format if name in packed else "f32")
+    export_gguf(checkpoint, tmp_path / "tiny.gguf")
+    student = GgufFile(tmp_path / "tiny.gguf")
+    for name in packed:
+        assert student.stored_types[name] == format.upper()
+        wanted = ggml_dequantize(format, ggml_quantize(format, original.read(name)))
         np.testing.assert_array_equal(student.read(name), wanted)
 
 

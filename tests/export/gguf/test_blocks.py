@@ -67,7 +67,8 @@ def _random_tensor(name: str, rng: np.random.Generator, rows: int, blocks: int) 
         )
     fine = (rows, columns // spec.sub_block)
     if not spec.has_min:
-        signed = rng.integers(-128, 128, fine).astype(np.int8)
+        lowest, highest = (-128, 127) if spec.bits == 6 else (-32, 31)
+        signed = rng.integers(lowest, highest + 1, fine).astype(np.int8)
         return QuantizedTensor(format=name, codes=codes, scales=signed, super_scales=halves(blocks))
     scales, mins = (rng.integers(0, 64, fine, dtype=np.uint8) for _ in range(2))
     return QuantizedTensor(

@@ -39,9 +39,9 @@ def test_quantized_logits_differ_only_by_the_engines_eight_bit_activations(mixed
 
 def test_k_types_run_where_the_widths_allow_them(tmp_path: Path) -> None:
     model = make_model_dir("llama", tmp_path / "model", hidden_size=256, intermediate_size=256, num_attention_heads=4)
-    kinds = ("q4_K", "q5_K", "q6_K")
+    kinds = ("q4_K", "q5_K", "q6_K", "iq4_xs", "q3_K")
     checkpoint = write_checkpoint(
-        model, tmp_path / "checkpoint", lambda name: kinds[len(name) % 3] if is_matrix(name) else "f32"
+        model, tmp_path / "checkpoint", lambda name: kinds[len(name) % 5] if is_matrix(name) else "f32"
     )
     export_gguf(checkpoint, tmp_path / "model.gguf")
     verify_gguf(tmp_path / "model.gguf", checkpoint)

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import write_checkpoint
+from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.families import is_matrix
+from edgepress.export.gguf import export_gguf
 
 gguf = pytest.importorskip("gguf")
 
@@ -50,6 +54,16 @@ def test_both_rotations_and_the_window_of_a_gemma_are_named(mixed_export: tuple[
     else:
         assert fields[f"{name}.rope.freq_base"] == rope["rope_theta"]
         assert f"{name}.attention.sliding_window" not in fields
+
+
+@pytest.mark.parametrize("format", ["q6_K", "iq4_xs", "q3_K"])
+def test_a_file_of_one_super_block_format_is_named_after_it(format: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4}
+    model = make_model_dir("llama", tmp_path / "model", **sizes)
+    checkpoint = write_checkpoint(model, tmp_path / "out", lambda name: format if is_matrix(name) else "f32")
+    export_gguf(checkpoint, tmp_path / "model.gguf")
+    named = gguf.LlamaFileType(_fields(tmp_path / "model.gguf")["general.file_type"]).name
+    assert named.removesuffix("_S") == f"MOSTLY_{format.upper()}"
 
 
 def test_the_file_type_is_that_of_most_values(float_export: tuple[Checkpoint, Path]) -> None:
