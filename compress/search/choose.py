@@ -6,15 +6,17 @@
 3. ``allocate`` minimises Σ κ c e exactly.
 4. From there a local search: one matrix gives bytes up, others take them; a move is kept where the true divergence of
    the whole candidate fell.
-5. Random allocations of the same bytes show what choosing is worth.
+5. Random allocations of the same bytes show what choosing is worth, and ``frontier`` what other budgets would bring.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +27,9 @@ from edgepress.compress.search.allocate import allocate, allocate_for_loss
 from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.search.errors import ErrorTable, measure_errors
 from edgepress.compress.search.fisher import fisher_costs
+from edgepress.compress.search.frontier import predicted_frontier
 from edgepress.compress.search.local import improve, random_allocation
-from edgepress.compress.search.records import Allocation, TensorChoice
+from edgepress.compress.search.records import Allocation, FrontierPoint, TensorChoice
 from edgepress.progress import progress, say
 
 Losses = dict[str, dict[str, float]]
@@ -42,7 +45,9 @@ class FormatSearch:
     ``rest`` are the calibration windows that are not held out for the divergences.
     """
 
-    def __init__(self, source: WeightSource, windows: NDArray[np.int32], sizes: Sizes, seed: int) -> None:
+    def __init__(
+        self, source: WeightSource, windows: NDArray[np.int32], sizes: Sizes, seed: int, *, other_bytes: int = 0
+    ) -> None:
         """Measure.
 
         Args:
@@ -50,9 +55,10 @@ class FormatSearch:
             windows: calibration tokens, int32, (samples, length); a part is held out for the divergences.
             sizes: matrix → format → bytes in the file, for the matrices that are free to choose.
             seed: of the sampled labels, the moves and the random allocations.
+            other_bytes: of the file, that are not those matrices'.
         """
-        held_out, self.rest = _split(windows)
-        self._sizes = sizes
+        held_out, self.rest = split_windows(windows)
+        self._sizes, self._other_bytes = sizes, other_bytes
         self._rng = np.random.default_rng(seed)
         self._folder = tempfile.TemporaryDirectory(prefix="edgepress-search-")
         self._table = ErrorTable(Path(self._folder.name), _base(sizes))
@@ -106,7 +112,12 @@ class FormatSearch:
             for _ in range(_RANDOM):
                 random.append(self._tried(random_allocation(sizes, budget_bytes, rng)))
                 advance(1)
-        return _record(chosen, losses, sizes, budget_bytes, reached, random)
+        record = _record(chosen, losses, sizes, budget_bytes, reached, random)
+        return msgspec.structs.replace(record, other_bytes=self._other_bytes, frontier=self._frontier)
+
+    @cached_property
+    def _frontier(self) -> tuple[FrontierPoint, ...]:
+        return predicted_frontier(self._losses, self._sizes, self._other_bytes)
 
     def _tried(self, formats: dict[str, str]) -> float:
         """Divergence when the matrices named take formats, as ``errors`` lets them stand in, and all others stay."""
@@ -144,7 +155,7 @@ def predict_losses(
     return {name: losses[name] for name in table.errors}
 
 
-def _split(windows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def split_windows(windows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Held-out windows, spread over the calibration text, and the rest; a quarter, and no more than is needed."""
     count = max(1, min(len(windows) // 4, _HELD_OUT_TOKENS // windows.shape[1]))
     if len(windows) < 2:

@@ -22,7 +22,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.layers import quantize_model
-from edgepress.compress.search.records import Allocation, write_allocation
+from edgepress.compress.search.records import Allocation, read_allocation, write_allocation
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.budget import format_sizes, target_bytes
 from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
@@ -63,7 +63,7 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
 
     sizes, others = format_sizes(student, step, target, file_bytes)
     budget = target_bytes(student, step)
-    with FormatSearch(student, windows, sizes, recipe.calibration.seed) as search:
+    with FormatSearch(student, windows, sizes, recipe.calibration.seed, other_bytes=others) as search:
         if budget is None:
             _press_to_divergence(student, recipe, directory, search)
             return
@@ -126,12 +126,38 @@ def _state(allocation: Allocation) -> None:
 
 def _solve(student: Student, recipe: Recipe, windows: Windows | None, formats: Formats, directory: Path) -> None:
     """Write the checkpoint; ``formats`` are those that a search chose."""
-    step = recipe.quantize
-    assignment = assign_formats(student, step, formats)
-    source: WeightSource = student
-    if windows is not None and step.activations != "float":
-        from edgepress.compress.quantize.activations import prepare_activations
-
-        source, scales = prepare_activations(student, step, assignment, windows)
+    source, scales = _smoothed(student, recipe, windows, formats)
+    if scales:
         write_activations(directory, scales)
-    quantize_model(source, step, assignment, windows, directory, name=student.name)
+    assignment = assign_formats(student, recipe.quantize, formats)
+    quantize_model(source, recipe.quantize, assignment, windows, directory, name=student.name)
+
+
+def _smoothed(
+    student: Student, recipe: Recipe, windows: Windows | None, formats: Formats
+) -> tuple[WeightSource, dict[str, float]]:
+    """What is quantized, and the static scales of int8 activations where the recipe has them."""
+    step = recipe.quantize
+    if windows is None or step.activations == "float":
+        return student, {}
+    from edgepress.compress.quantize.activations import prepare_activations
+
+    return prepare_activations(student, step, assign_formats(student, step, formats), windows)
+
+
+def unquantized(student: Student, recipe: Recipe, checkpoint: Checkpoint) -> WeightSource:
+    """The weights that a checkpoint's were rounded from: the student's, or what smoothing made of them.
+
+    Args:
+        student, recipe: that the checkpoint was made of and by.
+        checkpoint: finished.
+    """
+    if recipe.quantize.activations == "float":
+        return student
+    windows = calibration_windows(student, recipe.calibration)
+    allocation = read_allocation(checkpoint.directory)
+    if recipe.quantize.max_kld is not None:
+        from edgepress.compress.search.choose import split_windows
+
+        windows = split_windows(windows)[1]
+    return _smoothed(student, recipe, windows, allocation.formats if allocation else {})[0]

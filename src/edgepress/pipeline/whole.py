@@ -13,6 +13,7 @@ from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.layers import quantize_model
 from edgepress.compress.student.student import Student
+from edgepress.pipeline.by_tensor import measure_tensors
 from edgepress.pipeline.measure import measure_run
 from edgepress.pipeline.run import compress
 from edgepress.pipeline.stages import Output, stage_key
@@ -41,6 +42,7 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
         if recipe.baseline and "gguf" in recipe.export and measured:
             models["baseline"] = baseline_model(student, output)
         measure_run(student, models, out, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples)
+        measure_tensors(student, recipe, out)
         report = write_report(out)
     return {
         "out": str(out),
