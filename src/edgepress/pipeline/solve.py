@@ -58,14 +58,21 @@ class Work:
         self._distill(start, directory)
         shutil.rmtree(start)
 
-    def _quantize(self, formats: Formats, directory: Path, windows: Windows | None) -> None:
-        step, source = self.recipe.quantize, self.source
-        assignment = assign_formats(source, step, formats)
-        if windows is not None and step.activations != "float":
-            from edgepress.compress.quantize.activations import prepare_activations
+    def smoothed(self, formats: Formats, windows: Windows | None) -> tuple[WeightSource, dict[str, float]]:
+        """What is quantized, and the static scales of int8 activations where the recipe has them."""
+        step = self.recipe.quantize
+        if windows is None or step.activations == "float":
+            return self.source, {}
+        from edgepress.compress.quantize.activations import prepare_activations
 
-            source, scales = prepare_activations(source, step, assignment, windows)
+        return prepare_activations(self.source, step, assign_formats(self.source, step, formats), windows)
+
+    def _quantize(self, formats: Formats, directory: Path, windows: Windows | None) -> None:
+        step = self.recipe.quantize
+        source, scales = self.smoothed(formats, windows)
+        if scales:
             write_activations(directory, scales)
+        assignment = assign_formats(self.source, step, formats)
         quantize_model(source, step, assignment, windows, directory, name=self.student.name)
 
     def _distill(self, start: Path, directory: Path) -> None:
