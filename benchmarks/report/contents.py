@@ -43,14 +43,45 @@ class TokenTime(msgspec.Struct, frozen=True, kw_only=True):
     unbounded_ms: float
 
 
+class FrontierPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The least divergence that the search predicts for a file of that many bytes."""
+
+    file_bytes: int
+    predicted_kld: float
+
+
 class FormatSearch(msgspec.Struct, frozen=True, kw_only=True):
     """What a search for formats found, as ``compress`` records it: divergences in nats per token on calibration text,
-    of the formats that were chosen and of random ones of the same bytes, both before the final solve.
+    of the formats that were chosen and of random ones of the same bytes, all before the final solve. The matrices take
+    ``used_bytes`` of the file, the rest ``other_bytes``.
     """
 
+    used_bytes: int
+    predicted_kld: float
     tried_kld: float
     random_kld: tuple[float, ...]
     time: TokenTime | None = None
+    other_bytes: int = 0
+    frontier: tuple[FrontierPoint, ...] = ()
+
+
+class TensorLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """A matrix's part of the divergence, in nats per token."""
+
+    name: str
+    format: str
+    kld: float
+
+
+class Attribution(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the checkpoint's divergence comes from, on ``tokens`` tokens of the evaluation text: by tensor; of each
+    role alone, which its tensors sum to; and of all together.
+    """
+
+    tokens: int
+    roles: dict[str, float]
+    together_kld: float
+    tensors: tuple[TensorLoss, ...]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +112,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[TensorError, ...]
     search: FormatSearch | None = None
     peer_types: dict[str, dict[str, int]] = {}
+    attribution: Attribution | None = None
 
 
 def read_contents(out: Path) -> Contents:
@@ -91,7 +123,7 @@ def read_contents(out: Path) -> Contents:
     """
     manifest, folder = read_manifest(out), out / "measurements"
     samples, errors = folder / "samples.json", out / "checkpoint" / "quantization.json"
-    search = out / "checkpoint" / "allocation.json"
+    search, attribution = out / "checkpoint" / "allocation.json", folder / "tensors.json"
     quality = _labelled(folder, "quality", QualityRecord)
     return Contents(
         manifest=manifest,
@@ -101,6 +133,7 @@ def read_contents(out: Path) -> Contents:
         samples=_read(samples, Samples) if samples.is_file() else None,
         errors=_read(errors, tuple[TensorError, ...]) if errors.is_file() else (),
         search=_read(search, FormatSearch) if search.is_file() else None,
+        attribution=_read(attribution, Attribution) if attribution.is_file() else None,
         peer_types={
             peer_label(path.stem): _matrix_types(path)
             for path in sorted((out / PEER).glob("*.gguf"))

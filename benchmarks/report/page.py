@@ -14,8 +14,10 @@ from edgepress import __version__
 from edgepress.artifact.files import write_atomically
 from edgepress.benchmarks.report import against_peers, reproduce, tables, verdict
 from edgepress.benchmarks.report.artifacts import Artifact, list_artifacts, own
+from edgepress.benchmarks.report.by_tensor import by_tensor
 from edgepress.benchmarks.report.contents import Contents, read_contents
 from edgepress.benchmarks.report.figures import layer_maps
+from edgepress.benchmarks.report.figures.kld_map import kld_map
 from edgepress.benchmarks.report.figures.memory import memory_legend, memory_parts
 from edgepress.benchmarks.report.figures.size_against_kld import size_against_kld
 from edgepress.benchmarks.report.figures.speed import rates
@@ -56,7 +58,7 @@ def render(contents: Contents) -> str:
         lstrip_blocks=True,
     )
     artifacts = list_artifacts(contents)
-    texts = _measured(contents, artifacts) | _layers(contents) | _provenance(contents, artifacts)
+    texts = _measured(contents, artifacts) | _layers(contents, artifacts) | _provenance(contents, artifacts)
     drawn = _draw(_figures(contents, artifacts))
     figures = {name: jinja2.utils.markupsafe.Markup(markup) for name, markup in drawn.items()}
     css = jinja2.utils.markupsafe.Markup(_asset("page.css"))
@@ -93,7 +95,7 @@ def _measured(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, 
     }
 
 
-def _layers(contents: Contents) -> dict[str, Any]:
+def _layers(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Any]:
     """What the section on layers needs."""
     colours = layer_maps.format_colours(contents.tensors)
     worst, outside = layer_maps.worst(contents.errors, 3), layer_maps.outside(contents.errors)
@@ -103,6 +105,9 @@ def _layers(contents: Contents) -> dict[str, Any]:
         "worst": [(error.name, significant(error.relative_error), error.format) for error in worst],
         "search": _search(contents),
         "token_time": _token_time(contents),
+        "frontier": contents.search is not None and bool(contents.search.frontier),
+        "by_tensor": by_tensor(contents.attribution, artifacts),
+        "int8_inputs": any(tensor.input_format != "float" for tensor in contents.tensors),
         "weighted": all(error.weighted for error in contents.errors),
     }
 
@@ -141,12 +146,13 @@ def _figures(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, F
     """All figures that there is data for, in the page's order."""
     depth = layer_maps.depth_of(contents.tensors)
     drawers: dict[str, Callable[[], Figure | None]] = {
-        "size": lambda: size_against_kld(artifacts, verdict.fp16_bytes(contents.manifest)),
+        "size": lambda: size_against_kld(artifacts, verdict.fp16_bytes(contents.manifest), contents.search),
         "decode": lambda: rates(artifacts, "decode"),
         "prefill": lambda: rates(artifacts, "prefill"),
         "distribution": lambda: latency_distribution(artifacts),
         "steps": lambda: latency_over_steps(artifacts),
         "memory": lambda: memory_parts(artifacts),
+        "nats": lambda: kld_map(contents.attribution.tensors, depth) if contents.attribution else None,
         "errors": lambda: layer_maps.error_map(contents.errors, depth),
         "formats": lambda: layer_maps.format_map(contents.tensors, depth),
         "windows": lambda: kld_by_window(own(artifacts)),

@@ -4,5 +4,7 @@
 ``fisher``      what an error in a tensor's output does to the model's distribution, from one backward pass
 ``divergence``  the true KL divergence of a candidate, which calibrates the product of the two, role by role
 ``allocate``    the exact minimum of the predicted divergence under the budget, by integer programming
+``frontier``    the same for many budgets
 ``choose``      the steps in order, a local search on the true divergence, and random allocations to compare with
+``attribute``   afterwards: what each tensor costs as it ships, by the same cost and the same factors
 """

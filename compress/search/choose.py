@@ -6,7 +6,7 @@
 3. ``allocate`` minimises Σ κ c e exactly.
 4. From there a local search: one matrix gives bytes up, others take them; a move is kept where the true divergence of
    the whole candidate fell.
-5. Random allocations of the same bytes show what choosing is worth.
+5. Random allocations of the same bytes show what choosing is worth, and ``frontier`` what other budgets would bring.
 
 All of it stays within a bound on the predicted time of a token as well, where one is given.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -30,9 +31,10 @@ from edgepress.compress.search.allocate import allocate, allocate_for_loss, smal
 from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.search.errors import ErrorTable, measure_errors
 from edgepress.compress.search.fisher import fisher_costs
+from edgepress.compress.search.frontier import predicted_frontier
 from edgepress.compress.search.limits import Limit, byte_limit
 from edgepress.compress.search.local import improve, random_allocation
-from edgepress.compress.search.records import Allocation, TensorChoice, TokenTime
+from edgepress.compress.search.records import Allocation, FrontierPoint, TensorChoice, TokenTime
 from edgepress.progress import progress, say
 
 Losses = dict[str, dict[str, float]]
@@ -48,7 +50,14 @@ class FormatSearch:
     """
 
     def __init__(
-        self, source: WeightSource, windows: NDArray[np.int32], sizes: Sizes, seed: int, time: Limit | None = None
+        self,
+        source: WeightSource,
+        windows: NDArray[np.int32],
+        sizes: Sizes,
+        seed: int,
+        time: Limit | None = None,
+        *,
+        other_bytes: int = 0,
     ) -> None:
         """Measure.
 
@@ -58,9 +67,10 @@ class FormatSearch:
             sizes: matrix → format → bytes in the file, for the matrices that are free to choose.
             seed: of the sampled labels, the moves and the random allocations.
             time: a bound on the time of a token, for the same matrices and formats.
+            other_bytes: of the file, that are not those matrices'.
         """
         held_out, self.rest = hold_out(windows)
-        self._sizes, self._time = sizes, time
+        self._sizes, self._time, self._other_bytes = sizes, time, other_bytes
         self._rng = np.random.default_rng(seed)
         self._folder = tempfile.TemporaryDirectory(prefix="edgepress-search-")
         self._table = ErrorTable(Path(self._folder.name), _base(sizes))
@@ -121,7 +131,12 @@ class FormatSearch:
                 random.append(self._tried(random_allocation(limits, smallest, rng)))
                 advance(1)
         allocation = _record(chosen, losses, sizes, budget_bytes, reached, random)
-        return msgspec.structs.replace(allocation, time=self._token_time(chosen, unbounded))
+        return msgspec.structs.replace(
+            allocation,
+            time=self._token_time(chosen, unbounded),
+            other_bytes=self._other_bytes,
+            frontier=self._frontier,
+        )
 
     def _token_time(self, chosen: dict[str, str], unbounded: dict[str, str]) -> TokenTime | None:
         time = self._time
@@ -132,6 +147,10 @@ class FormatSearch:
             chosen_ms=time.total(chosen) + time.elsewhere,
             unbounded_ms=time.total(unbounded) + time.elsewhere,
         )
+
+    @cached_property
+    def _frontier(self) -> tuple[FrontierPoint, ...]:
+        return predicted_frontier(self._losses, self._sizes, self._other_bytes)
 
     def _tried(self, formats: dict[str, str]) -> float:
         """Divergence when the matrices named take formats, as ``errors`` lets them stand in, and all others stay."""

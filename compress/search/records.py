@@ -1,4 +1,4 @@
-"""What the search for formats found, as the artifact keeps it."""
+"""What the search for formats found, as the artifact keeps it, and what ``attribute`` says of the result."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ class TokenTime(msgspec.Struct, frozen=True, kw_only=True):
     unbounded_ms: float
 
 
+class FrontierPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The least predicted divergence, in nats per token, of a file of that many bytes."""
+
+    file_bytes: int
+    predicted_kld: float
+
+
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """The formats for a budget.
 
@@ -43,6 +50,8 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     random_kld     the same for random allocations of the same bytes
     solved_kld     of the finished checkpoint, where a bound was given; the solver has not seen those windows
     time           where there is a bound on the time of a token
+    other_bytes    of the file, that are not the matrices'
+    frontier       predictions for other budgets, from the smallest file to the finest
     """
 
     budget_bytes: int | None
@@ -53,11 +62,36 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     tensors: tuple[TensorChoice, ...]
     solved_kld: float | None = None
     time: TokenTime | None = None
+    other_bytes: int = 0
+    frontier: tuple[FrontierPoint, ...] = ()
 
     @property
     def formats(self) -> dict[str, str]:
         """Format by the matrix's name."""
         return {tensor.name: tensor.format for tensor in self.tensors}
+
+
+class TensorLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """A matrix, its format, and its part of the divergence in nats per token."""
+
+    name: str
+    format: str
+    kld: float
+
+
+class Attribution(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a checkpoint's divergence from its student comes from.
+
+    tokens        that it was measured on, of the evaluation text
+    roles         divergence with one role as it ships and all others original, nats per token
+    together_kld  with all of them as they ship, on the same tokens
+    tensors       of every role, they sum to the role's divergence
+    """
+
+    tokens: int
+    roles: dict[str, float]
+    together_kld: float
+    tensors: tuple[TensorLoss, ...]
 
 
 def write_allocation(directory: Path, allocation: Allocation) -> None:

@@ -4,7 +4,7 @@
     compress:
       - {step: quantize, solver: scale_search, format: q4_0, embedding: q8_0}
     export: [gguf, onnx]
-    evaluate: {files: [], tokens: 8192, context: 512}
+    evaluate: {files: [], tokens: 8192, context: 512, tensors: true}
     bench: {prompt: 512, generate: 128, depth: [0], repetitions: 5}
     samples: {prompts: ["…"], tokens: 64}
     baseline: true
@@ -40,11 +40,15 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How quality is measured. Without ``files`` the text is written by the student itself, from another seed."""
+    """How quality is measured. Without ``files`` the text is written by the student itself, from another seed.
+
+    With ``tensors`` the report also shows which tensors the divergence comes from, measured in torch on a part of it.
+    """
 
     files: tuple[str, ...] = ()
     tokens: Annotated[int, msgspec.Meta(ge=16)] = 8192
     context: Annotated[int, msgspec.Meta(ge=8)] = 512
+    tensors: bool = True
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

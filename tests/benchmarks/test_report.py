@@ -275,7 +275,9 @@ def test_several_depths_one_repetition_and_one_window_make_a_page(tmp_path: Path
         "measurements/quality-gguf.json",
         "measurements/latency-onnx.json",
         "measurements/samples.json",
+        "measurements/tensors.json",
         "checkpoint/quantization.json",
+        "checkpoint/allocation.json",
     ],
 )
 @pytest.mark.parametrize("content", [b"", b'{"tokens": ', b'{"engine": 3}', b"[3]", b"\xff\xfe"])

@@ -90,6 +90,10 @@ def test_a_file_stays_within_its_budget_and_leaves_no_room_for_another_step(
     )
     # In ONNX q, k and v of one format are one product, so that the parts cost less together than one by one.
     assert written > (budget - smallest_step - 64 if target == "gguf" else 0.94 * budget)
+    ends = [allocation.frontier[place].file_bytes for place in (0, -1)]
+    exact = 0 if target == "gguf" else 0.07
+    assert ends == pytest.approx([sizes_between(student, target, share) for share in (0, 1)], rel=exact)
+    assert allocation.used_bytes + allocation.other_bytes == pytest.approx(written, rel=exact)
 
 
 def test_a_budget_at_the_smallest_file_is_met_and_a_byte_below_it_refused(student: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Scene:
         """Hashes of everything that must not depend on how often the run was killed."""
         out = self.root / name / "out"
         paths = [path for part in MADE for path in (out / part).rglob("*") if path.is_file()]
-        paths += [out / "manifest.json", out / "measurements" / "samples.json"]
+        paths += [out / "manifest.json", *(out / "measurements" / name for name in ("samples.json", "tensors.json"))]
         return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def leftovers(self, name: str) -> list[str]:

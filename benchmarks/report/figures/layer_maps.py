@@ -17,7 +17,7 @@ Grid = list[list[Value]]  # [role][layer]
 
 _FRAME = 46
 _LEFT = 84
-_COLD_TO_HOT = [[0, "#35507a"], [0.35, "#7f8fa6"], [0.6, "#c9b79b"], [0.8, "#e39a4f"], [1, "#c8452f"]]
+COLD_TO_HOT = [[0, "#35507a"], [0.35, "#7f8fa6"], [0.6, "#c9b79b"], [0.8, "#e39a4f"], [1, "#c8452f"]]
 # From few bits to many; a page that uses fewer formats takes them spread out.
 _FORMAT_COLOURS = ("#b9d3f2", "#7fb0ea", "#3d82e0", "#2f5fb3", "#6a4fa3", "#9a4d8f", "#c2605f", "#d68a1e")
 _ROLES = tuple(LINEARS)
@@ -32,39 +32,39 @@ def depth_of(tensors: tuple[TensorPlan, ...]) -> int:
 
 def error_map(errors: tuple[TensorError, ...], depth: int) -> Figure | None:
     """Relative error of every matrix, logarithmic colours; None where nothing was quantized inside the layers."""
-    grid = _grid({error.name: error for error in errors}, depth)
-    found = [error.relative_error for row in grid for error in row if error]
+    rows = grid({error.name: error for error in errors}, depth)
+    found = [error.relative_error for row in rows for error in row if error]
     if not found:
         return None
     low, high = max(_SMALLEST, min(found)), max(_SMALLEST, *found)
     ticks = log_ticks(low, high)
-    heat = _heat_map([[_log10(error) for error in row] for row in grid], depth) | {
-        "colorscale": _COLD_TO_HOT,
+    heat = heat_map([[_log10(error) for error in row] for row in rows], depth) | {
+        "colorscale": COLD_TO_HOT,
         "zmin": math.log10(low) - 1e-3,
         "zmax": math.log10(high) + 1e-3,
-        "customdata": [[_words(error) for error in row] for row in grid],
+        "customdata": [[_words(error) for error in row] for row in rows],
         "hovertemplate": "<b>layer %{x} %{y}</b><br>relative error %{customdata[0]}<br>%{customdata[1]}<extra></extra>",
-        "colorbar": _colour_bar(ticks),
+        "colorbar": colour_bar(ticks),
     }
-    return {"data": [heat], "layout": _layout(depth, row=28, top=44)}
+    return {"data": [heat], "layout": map_layout(depth, row=28, top=44)}
 
 
 def format_map(tensors: tuple[TensorPlan, ...], depth: int) -> Figure | None:
     """Format of every matrix; None for a model without layers."""
-    grid = _grid({tensor.name: tensor for tensor in tensors}, depth)
-    names = sorted({tensor.format for row in grid for tensor in row if tensor}, key=format_rank)
+    rows = grid({tensor.name: tensor for tensor in tensors}, depth)
+    names = sorted({tensor.format for row in rows for tensor in row if tensor}, key=format_rank)
     if not names:
         return None
     place, colours = {name: at for at, name in enumerate(names)}, format_colours(tensors)
-    heat = _heat_map([[place[tensor.format] if tensor else None for tensor in row] for row in grid], depth) | {
+    heat = heat_map([[place[tensor.format] if tensor else None for tensor in row] for row in rows], depth) | {
         "colorscale": _steps([colours[name] for name in names]),
         "zmin": -0.5,
         "zmax": len(names) - 0.5,
         "showscale": False,
-        "customdata": [[plain(tensor.format) if tensor else "" for tensor in row] for row in grid],
+        "customdata": [[plain(tensor.format) if tensor else "" for tensor in row] for row in rows],
         "hovertemplate": "<b>layer %{x} %{y}</b><br>%{customdata}<extra></extra>",
     }
-    return {"data": [heat], "layout": _layout(depth, row=18, top=6)}
+    return {"data": [heat], "layout": map_layout(depth, row=18, top=6)}
 
 
 def format_colours(tensors: tuple[TensorPlan, ...]) -> dict[str, str]:
@@ -86,7 +86,8 @@ def worst(errors: tuple[TensorError, ...], count: int) -> tuple[TensorError, ...
     return tuple(sorted(errors, key=lambda error: (-error.relative_error, error.name))[:count])
 
 
-def _grid(by_name: dict[str, Value], depth: int) -> list[list[Value | None]]:
+def grid(by_name: dict[str, Value], depth: int) -> list[list[Value | None]]:
+    """Values by matrix as rows of roles and columns of layers."""
     return [[by_name.get(layer_name(layer, LINEARS[role])) for layer in range(depth)] for role in _ROLES]
 
 
@@ -98,7 +99,8 @@ def _words(error: TensorError | None) -> list[str]:
     return ["", ""] if error is None else [significant(error.relative_error), plain(error.format)]
 
 
-def _heat_map(values: Grid[float | None] | Grid[int | None], depth: int) -> Figure:
+def heat_map(values: Grid[float | None] | Grid[int | None], depth: int) -> Figure:
+    """A trace with a cell for every layer and role."""
     return {
         "type": "heatmap",
         "x": list(range(depth)),
@@ -110,7 +112,8 @@ def _heat_map(values: Grid[float | None] | Grid[int | None], depth: int) -> Figu
     }
 
 
-def _layout(depth: int, row: int, top: int) -> Figure:
+def map_layout(depth: int, row: int, top: int) -> Figure:
+    """Layers to the right, roles downwards; ``row`` and ``top`` in pixels."""
     return layout(
         _FRAME + top + row * len(_ROLES),
         left=_LEFT,
@@ -120,7 +123,8 @@ def _layout(depth: int, row: int, top: int) -> Figure:
     )
 
 
-def _colour_bar(ticks: list[float]) -> Figure:
+def colour_bar(ticks: list[float]) -> Figure:
+    """A bar above the map, of logarithmic colours."""
     return {
         "orientation": "h",
         "x": 0,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edgepress.benchmarks.records import QualityRecord
 from edgepress.benchmarks.report.artifacts import Artifact
+from edgepress.benchmarks.report.contents import FormatSearch
+from edgepress.benchmarks.report.figures.frontier import LABEL, highest_of, label_point, search_traces
 from edgepress.benchmarks.report.figures.label_places import place_labels
 from edgepress.benchmarks.report.figures.theme import GREY, Figure, axis, layout, plain
 from edgepress.benchmarks.report.intervals import interval_factor
@@ -14,19 +16,27 @@ _NARROW = (280.0, 290.0)  # the frame at 420 px, to place labels in
 _HOVER = "<b>%{customdata[0]}</b><br>%{customdata[1]}<br>KLD %{customdata[2]} nats<br>%{customdata[3]}<extra></extra>"
 
 
-def size_against_kld(artifacts: tuple[Artifact, ...], fp16_bytes: int) -> Figure | None:
-    """The scatter; None where no quality was measured. Bars are 95 % intervals, the dotted line the fp16 weights."""
+def size_against_kld(
+    artifacts: tuple[Artifact, ...], fp16_bytes: int, search: FormatSearch | None = None
+) -> Figure | None:
+    """The scatter; None where no quality was measured. Bars are 95 % intervals, the dotted upright the fp16 weights;
+    behind the points lies what a search for formats predicted.
+    """
     measured = [(artifact, artifact.quality) for artifact in artifacts if artifact.quality]
     if not measured:
         return None
     right = 1.14 * max(fp16_bytes, *(quality.file_bytes for _, quality in measured)) / 1e6
-    top = 1.12 * max(1e-6, *(quality.kld_mean + half_interval(quality) for _, quality in measured))
+    top = 1.12 * max(1e-6, highest_of(search), *(quality.kld_mean + half_interval(quality) for _, quality in measured))
     bottom = min(-0.02 * top, *(quality.kld_mean - half_interval(quality) for _, quality in measured))
-    points = [_pixels(quality, right, bottom, top) for _, quality in measured]
-    places = place_labels(points, [artifact.title for artifact, _ in measured], _NARROW)
-    traces = [_point(artifact, quality, at) for (artifact, quality), at in zip(measured, places, strict=True)]
+    named = [(quality.file_bytes / 1e6, quality.kld_mean, artifact.title) for artifact, quality in measured]
+    frontier = label_point(search, top)
+    named += [(*frontier, LABEL)] if frontier else []
+    points = [_pixels(size_mb, kld, right, bottom, top) for size_mb, kld, _ in named]
+    places = place_labels(points, [title for *_, title in named], _NARROW)
+    traces = [_point(artifact, quality, at) for (artifact, quality), at in zip(measured, places, strict=False)]
+    name = [_name(*frontier, places[-1])] if frontier else []
     return {
-        "data": traces,
+        "data": [*traces, *search_traces(search), *name],
         "layout": layout(
             _HEIGHT,
             left=64,
@@ -43,9 +53,15 @@ def half_interval(quality: QualityRecord) -> float:
     return quality.kld_se * interval_factor(quality)
 
 
-def _pixels(quality: QualityRecord, right: float, bottom: float, top: float) -> tuple[float, float]:
+def _pixels(size_mb: float, kld: float, right: float, bottom: float, top: float) -> tuple[float, float]:
     width, height = _NARROW
-    return width * quality.file_bytes / 1e6 / right, height * (top - quality.kld_mean) / (top - bottom)
+    return width * size_mb / right, height * (top - kld) / (top - bottom)
+
+
+def _name(size_mb: float, kld: float, place: str) -> Figure:
+    """The frontier's name, at a point of it."""
+    text = {"mode": "text", "text": [LABEL], "textposition": place, "textfont": {"size": 12, "color": GREY}}
+    return {"type": "scatter", "x": [size_mb], "y": [kld], "hoverinfo": "skip", "cliponaxis": False} | text
 
 
 def _point(artifact: Artifact, quality: QualityRecord, place: str) -> Figure:

@@ -138,12 +138,14 @@ def measure_run(
     folder = out / "measurements"
     scored = models | peers
     wanted = {f"quality-{label}" for label in scored if evaluate} | {f"latency-{label}" for label in models if bench}
+    wanted |= {"tensors"} if evaluate and evaluate.tensors else set()
     forget_other_measurements(folder, wanted | ({"samples"} if samples else set()))
     identity = {label: model_identity(model) for label, model in scored.items()}
     if evaluate is not None:
-        text = _recipe_text(student, evaluate)
+        text = evaluation_text(student, evaluate)
+        asked = (evaluate.files, evaluate.tokens, evaluate.context)
         for label, model in scored.items():
-            key = stage_key("quality", identity[label], student.digest(), evaluate, text.text_sha256)
+            key = stage_key("quality", identity[label], student.digest(), asked, text.text_sha256)
             measured = partial(evaluate_model, model, student, text)
             remember(folder / f"quality-{label}.json", key, QualityRecord, measured)
     if bench is not None:
@@ -215,7 +217,8 @@ def answer(session: Session, prompt: list[int], tokens: int, stop_ids: frozenset
     return written
 
 
-def _recipe_text(student: Student, evaluate: Evaluate) -> EvaluationText:
+def evaluation_text(student: Student, evaluate: Evaluate) -> EvaluationText:
+    """The text that a recipe's evaluate section asks for."""
     context = min(evaluate.context, student.spec.context)
     if evaluate.files:
         return text_windows(student, tuple(Path(name) for name in evaluate.files), evaluate.tokens, context)

@@ -17,9 +17,11 @@ import msgspec
 import numpy as np
 
 from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.held_out import hold_out
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.prepare.apply import prepare
-from edgepress.compress.search.records import COSTS_FILE, Allocation, write_allocation
+from edgepress.compress.search.records import COSTS_FILE, Allocation, read_allocation, write_allocation
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.budget import format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
@@ -44,14 +46,32 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
     """
     step = recipe.quantize
     text = calibration_text(student, recipe) if needs_calibration(recipe) else None
-    coarsest = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
-    formats = assign_formats(student, step, coarsest).formats
-    source = prepare(student, step, formats, text.solver if text else None)
-    work = Work(student, source, recipe, text)
+    work = Work(student, _prepared(student, recipe, text), recipe, text)
     if text is None or not step.budgets:
         work.solve({}, directory)
     else:
         _press_to_budget(work, text, directory)
+
+
+def unquantized(student: Student, recipe: Recipe, checkpoint: Checkpoint) -> WeightSource:
+    """The weights that a checkpoint's were rounded from: the student's, or what preparation and smoothing made of them.
+
+    Args:
+        student, recipe: that the checkpoint was made of and by.
+        checkpoint: finished.
+    """
+    text = calibration_text(student, recipe) if needs_calibration(recipe) else None
+    allocation = read_allocation(checkpoint.directory)
+    windows = hold_out(text.solver)[1] if text and recipe.quantize.max_kld is not None else None
+    work = Work(student, _prepared(student, recipe, text), recipe, text)
+    return work.smoothed(allocation.formats if allocation else {}, windows)[0]
+
+
+def _prepared(student: Student, recipe: Recipe, text: Text | None) -> WeightSource:
+    step = recipe.quantize
+    coarsest = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
+    formats = assign_formats(student, step, coarsest).formats
+    return prepare(student, step, formats, text.solver if text else None)
 
 
 def _press_to_budget(work: Work, text: Text, directory: Path) -> None:
@@ -72,7 +92,8 @@ def _press_to_budget(work: Work, text: Text, directory: Path) -> None:
         allocate(sizes, sizes, room, time)  # refuses limits that exclude each other before anything is measured
     if step.costs is not None:
         shutil.copyfile(step.costs, directory / COSTS_FILE)
-    with FormatSearch(work.source, text.solver, sizes, recipe.calibration.seed, time) as search:
+    seed = recipe.calibration.seed
+    with FormatSearch(work.source, text.solver, sizes, seed, time, other_bytes=others) as search:
         if step.max_kld is not None:
             _press_to_divergence(work, directory, search, step.max_kld)
             return

@@ -58,14 +58,22 @@ class Work:
         self._distill(start, directory)
         shutil.rmtree(start)
 
-    def _quantize(self, formats: Formats, directory: Path, windows: Windows | None) -> None:
+    def smoothed(self, formats: Formats, windows: Windows | None = None) -> tuple[WeightSource, dict[str, float]]:
+        """What is rounded, and the static scales of int8 activations where the recipe has them; as ``solve``."""
         step, source = self.recipe.quantize, self.source
-        assignment = assign_formats(source, step, formats)
-        if windows is not None and step.activations != "float":
-            from edgepress.compress.quantize.activations import prepare_activations
+        windows = self.text.solver if self.text is not None and windows is None else windows
+        if windows is None or step.activations == "float":
+            return source, {}
+        from edgepress.compress.quantize.activations import prepare_activations
 
-            source, scales = prepare_activations(source, step, assignment, windows)
+        return prepare_activations(source, step, assign_formats(source, step, formats), windows)
+
+    def _quantize(self, formats: Formats, directory: Path, windows: Windows | None) -> None:
+        source, scales = self.smoothed(formats, windows)
+        if scales:
             write_activations(directory, scales)
+        step = self.recipe.quantize
+        assignment = assign_formats(source, step, formats)
         quantize_model(source, step, assignment, windows, directory, name=self.student.name)
 
     def _distill(self, start: Path, directory: Path) -> None:

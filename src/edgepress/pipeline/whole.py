@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from edgepress.compress.student.student import Student
+from edgepress.pipeline.by_tensor import measure_tensors
 from edgepress.pipeline.costs import ENGINES
 from edgepress.pipeline.float_gguf import write_float_gguf
 from edgepress.pipeline.llama_quantize import peer_models
@@ -35,6 +36,7 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
             models["baseline"] = baseline_model(student, output)
         peers = peer_models(student, recipe, output)
         measure_run(student, models, out, peers, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples)
+        measure_tensors(student, recipe, out)
         report = write_report(out)
     return {
         "out": str(out),
