@@ -55,8 +55,8 @@ class FormatSearch:
         windows: NDArray[np.int32],
         sizes: Sizes,
         seed: int,
-        *,
         time: Limit | None = None,
+        *,
         other_bytes: int = 0,
     ) -> None:
         """Measure.
@@ -130,9 +130,9 @@ class FormatSearch:
             for _ in range(_RANDOM):
                 random.append(self._tried(random_allocation(limits, smallest, rng)))
                 advance(1)
-        record = _record(chosen, losses, sizes, budget_bytes, reached, random)
+        allocation = _record(chosen, losses, sizes, budget_bytes, reached, random)
         return msgspec.structs.replace(
-            record,
+            allocation,
             time=self._token_time(chosen, unbounded),
             other_bytes=self._other_bytes,
             frontier=self._frontier,

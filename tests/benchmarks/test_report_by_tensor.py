@@ -12,7 +12,7 @@ from report_output import DEPTH, ERRORS, Page, make_output, numbers, save
 from edgepress.artifact.families import EMBEDDING, HEAD, LINEARS, layer_name
 from edgepress.benchmarks.records import QualityRecord
 from edgepress.benchmarks.report import write_report
-from edgepress.benchmarks.report.numerals import significant
+from edgepress.benchmarks.report.numerals import plus_minus, significant
 
 NATS = {name: 1e-3 * error for name, error in ERRORS.items()} | {EMBEDDING: 0.05, HEAD: 0.0}
 FLOAT = layer_name(1, LINEARS["attn_k"])
@@ -84,7 +84,9 @@ def test_the_costliest_are_named_and_the_sum_stands_beside_what_was_measured(
     assert words.startswith(f"Costliest: {EMBEDDING} (0.0500 nats, {share}, q4_0), {worst} (")
     assert f"embedding 0.0500, ffn_down {significant(ROLES['ffn_down'])}, ffn_up" in words
     assert f"All tensors sum to {total:.4f} nats. Together they cost 0.123 on the same 1,024 tokens" in words
-    assert f"GGUF {quality['gguf'].kld_mean:.2f}" in words and "ONNX" in words
+    for label in ("GGUF", "ONNX"):
+        record = quality[label.lower()]
+        assert f"{label} {plus_minus(record.kld_mean, record.kld_se)} on {record.tokens} positions" in words
     assert "baseline" not in words
 
 

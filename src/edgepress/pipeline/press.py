@@ -44,19 +44,36 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
     Raises:
         InputError: weights that a format cannot hold, or a budget that no choice of formats meets.
     """
-    work = _work(student, recipe)
-    if work.text is None or not recipe.quantize.budgets:
-        work.solve({}, directory)
-    else:
-        _press_to_budget(work, work.text, directory)
-
-
-def _work(student: Student, recipe: Recipe) -> Work:
     step = recipe.quantize
     text = calibration_text(student, recipe) if needs_calibration(recipe) else None
+    work = Work(student, _prepared(student, recipe, text), recipe, text)
+    if text is None or not step.budgets:
+        work.solve({}, directory)
+    else:
+        _press_to_budget(work, text, directory)
+
+
+def unquantized(student: Student, recipe: Recipe, checkpoint: Checkpoint) -> WeightSource:
+    """The weights that a checkpoint's were rounded from: the student's, or what preparation and smoothing made of them.
+
+    Args:
+        student, recipe: that the checkpoint was made of and by.
+        checkpoint: finished.
+    """
+    if recipe.quantize.activations == "float" and not recipe.quantize.prepare:
+        return student
+    text = calibration_text(student, recipe) if needs_calibration(recipe) else None
+    allocation = read_allocation(checkpoint.directory)
+    windows = hold_out(text.solver)[1] if text and recipe.quantize.max_kld is not None else None
+    work = Work(student, _prepared(student, recipe, text), recipe, text)
+    return work.smoothed(allocation.formats if allocation else {}, windows)[0]
+
+
+def _prepared(student: Student, recipe: Recipe, text: Text | None) -> WeightSource:
+    step = recipe.quantize
     coarsest = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
     formats = assign_formats(student, step, coarsest).formats
-    return Work(student, prepare(student, step, formats, text.solver if text else None), recipe, text)
+    return prepare(student, step, formats, text.solver if text else None)
 
 
 def _press_to_budget(work: Work, text: Text, directory: Path) -> None:
@@ -77,9 +94,8 @@ def _press_to_budget(work: Work, text: Text, directory: Path) -> None:
         allocate(sizes, sizes, room, time)  # refuses limits that exclude each other before anything is measured
     if step.costs is not None:
         shutil.copyfile(step.costs, directory / COSTS_FILE)
-    with FormatSearch(
-        work.source, text.solver, sizes, recipe.calibration.seed, time=time, other_bytes=others
-    ) as search:
+    seed = recipe.calibration.seed
+    with FormatSearch(work.source, text.solver, sizes, seed, time, other_bytes=others) as search:
         if step.max_kld is not None:
             _press_to_divergence(work, directory, search, step.max_kld)
             return
@@ -144,20 +160,3 @@ def _state(allocation: Allocation) -> None:
             f"predicted {time.chosen_ms:.3g} ms per token in the matrices, {time.target_ms:g} allowed; "
             f"{time.unbounded_ms:.3g} without the bound"
         )
-
-
-def unquantized(student: Student, recipe: Recipe, checkpoint: Checkpoint) -> WeightSource:
-    """The weights that a checkpoint's were rounded from: the student's, or what preparation and smoothing made of them.
-
-    Args:
-        student, recipe: that the checkpoint was made of and by.
-        checkpoint: finished.
-    """
-    step = recipe.quantize
-    if step.activations == "float" and not step.prepare:
-        return student
-    work, allocation = _work(student, recipe), read_allocation(checkpoint.directory)
-    windows = work.text.solver if work.text else None
-    if windows is not None and step.max_kld is not None:
-        windows = hold_out(windows)[1]
-    return work.smoothed(allocation.formats if allocation else {}, windows)[0]

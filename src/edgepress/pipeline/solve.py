@@ -58,21 +58,22 @@ class Work:
         self._distill(start, directory)
         shutil.rmtree(start)
 
-    def smoothed(self, formats: Formats, windows: Windows | None) -> tuple[WeightSource, dict[str, float]]:
-        """What is quantized, and the static scales of int8 activations where the recipe has them."""
-        step = self.recipe.quantize
+    def smoothed(self, formats: Formats, windows: Windows | None = None) -> tuple[WeightSource, dict[str, float]]:
+        """What is rounded, and the static scales of int8 activations where the recipe has them; as ``solve``."""
+        step, source = self.recipe.quantize, self.source
+        windows = self.text.solver if self.text is not None and windows is None else windows
         if windows is None or step.activations == "float":
-            return self.source, {}
+            return source, {}
         from edgepress.compress.quantize.activations import prepare_activations
 
-        return prepare_activations(self.source, step, assign_formats(self.source, step, formats), windows)
+        return prepare_activations(source, step, assign_formats(source, step, formats), windows)
 
     def _quantize(self, formats: Formats, directory: Path, windows: Windows | None) -> None:
-        step = self.recipe.quantize
         source, scales = self.smoothed(formats, windows)
         if scales:
             write_activations(directory, scales)
-        assignment = assign_formats(self.source, step, formats)
+        step = self.recipe.quantize
+        assignment = assign_formats(source, step, formats)
         quantize_model(source, step, assignment, windows, directory, name=self.student.name)
 
     def _distill(self, start: Path, directory: Path) -> None:
