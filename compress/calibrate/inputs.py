@@ -1,11 +1,11 @@
-"""What the inputs of the layers' linears look like on the calibration windows: their maxima and their histograms.
+"""What the inputs of the layers' linears look like on the calibration windows: maxima, histograms, second moments.
 
 Linears that share an input (q, k, v; gate, up) are seen through the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from edgepress.artifact.families import LINEARS, READERS, layer_name
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.moments import InputStatistics, Moments
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.progress import progress
 
@@ -65,21 +66,52 @@ def input_histograms(
     return {reader: counts for name, counts in found.items() for reader in _readers(name, source.spec.depth)}
 
 
-@torch.inference_mode()
+def layer_moments(
+    source: WeightSource, windows: NDArray[np.int32], roles: Collection[str]
+) -> Iterator[tuple[int, dict[str, InputStatistics]]]:
+    """Second moments of the inputs that ``roles`` make, by role, for one layer after the other.
+
+    Args:
+        source: the model.
+        windows: calibration tokens, int32, (samples, length).
+        roles: of ``READERS``.
+    """
+    sums: dict[str, Moments] = {}
+    makers = {layer_name(i, LINEARS[READERS[role][0]]): role for role in roles for i in range(source.spec.depth)}
+
+    def observe(name: str, inputs: torch.Tensor) -> None:
+        if name in makers:
+            sums.setdefault(makers[name], Moments()).add(inputs, None)
+
+    with progress("input moments", source.spec.depth) as advance:
+        for index in _walk(source, windows, observe):
+            found = {role: moments.finish() for role, moments in sums.items()}
+            sums.clear()
+            yield index, found
+            advance(1)
+
+
 def _watch(source: WeightSource, windows: NDArray[np.int32], observe: Observe, what: str) -> None:
     """Run the model over the windows and show each input, (tokens, columns), to ``observe``."""
+    with progress(what, source.spec.depth) as advance:
+        for _ in _walk(source, windows, observe):
+            advance(1)
+
+
+@torch.inference_mode()
+def _walk(source: WeightSource, windows: NDArray[np.int32], observe: Observe) -> Iterator[int]:
+    """The layers' indices, each when ``observe`` has seen all its inputs, (tokens, columns)."""
     skeleton = Skeleton(source, windows)
     hidden = skeleton.embed()
-    with progress(what, source.spec.depth) as advance:
-        for index in range(source.spec.depth):
-            layer = skeleton.fill(index, skeleton.read_layer(index))
-            handles = [_listen(layer, index, readers[0], observe) for readers in READERS.values()]
-            for batch in skeleton.batches:
-                hidden[batch] = skeleton.run(layer, index, hidden[batch])
-            for handle in handles:
-                handle.remove()
-            skeleton.release(index)
-            advance(1)
+    for index in range(source.spec.depth):
+        layer = skeleton.fill(index, skeleton.read_layer(index))
+        handles = [_listen(layer, index, readers[0], observe) for readers in READERS.values()]
+        for batch in skeleton.batches:
+            hidden[batch] = skeleton.run(layer, index, hidden[batch])
+        for handle in handles:
+            handle.remove()
+        skeleton.release(index)
+        yield index
 
 
 def _listen(layer: nn.Module, index: int, role: str, observe: Observe) -> RemovableHandle:

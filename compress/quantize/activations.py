@@ -25,7 +25,8 @@ from edgepress.artifact.families import LINEARS, READERS, layer_name
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.quantize.assign import Assignment
 from edgepress.compress.quantize.config import QuantizeStep
-from edgepress.compress.quantize.smooth import SmoothedModel, smooth
+from edgepress.compress.quantize.folding import FoldedModel
+from edgepress.compress.quantize.smooth import smooth
 
 Floats = NDArray[np.float32]
 Counts = NDArray[np.float64]
@@ -53,7 +54,7 @@ def static_scale(end: float) -> float:
 
 def prepare_activations(
     source: WeightSource, step: QuantizeStep, assignment: Assignment, windows: NDArray[np.int32]
-) -> tuple[SmoothedModel, dict[str, float]]:
+) -> tuple[FoldedModel, dict[str, float]]:
     """Smooth the model and calibrate the static scales on what came out.
 
     Returns:

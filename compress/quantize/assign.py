@@ -27,6 +27,11 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     tensors: tuple[TensorPlan, ...]
     fell_back: tuple[str, ...]
 
+    @property
+    def formats(self) -> dict[str, str]:
+        """Format of every tensor, by name."""
+        return {tensor.name: tensor.format for tensor in self.tensors}
+
 
 def assign_formats(
     source: WeightSource, step: QuantizeStep, chosen: Mapping[str, str] = MappingProxyType({})

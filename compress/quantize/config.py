@@ -11,6 +11,7 @@ from edgepress.artifact.plan import ActivationFormat
 Solver = Literal["nearest", "scale_search", "gptaq"]
 Clip = Literal["minmax", "mse"]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Preparation = Literal["fold_norms", "scale_up_down", "scale_v_o", "rotate_v_o", "awq"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -26,6 +27,10 @@ class QuantizeStep(
     formats     pattern → format, for single tensors; the first pattern that matches wins. Patterns see Hugging Face
                 names without ".weight" (model.layers.3.mlp.down_proj) and role names (*.ffn_down, token_embd)
     fallback    the format for tensors that the chosen one does not fit; without it, such a tensor is an error
+    prepare     what is done first, in this order; changes the numbers that get rounded and not the model's function.
+                scale_up_down, scale_v_o: even out the columns of down and of the output projection through the rows of
+                up and of the values. awq: finer steps for loud features behind a norm, by its gain (looks at the
+                calibration text). rotate_v_o: mix the values of each head. fold_norms: norm gains into the linears
     target_mb   choose the formats for a file of at most this many MB (10^6 bytes) in the recipe's first export target;
                 ``format`` is then not used, while ``embedding`` and ``formats`` stay as they are given
     target_bpw  the same in bits per weight: the file's bits over the model's parameters
@@ -46,6 +51,7 @@ class QuantizeStep(
     embedding: str | None = None
     formats: dict[str, str] = {}
     fallback: str | None = None
+    prepare: tuple[Preparation, ...] = ()
     target_mb: Positive | None = None
     target_bpw: Positive | None = None
     max_kld: Positive | None = None

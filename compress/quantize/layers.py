@@ -62,7 +62,7 @@ def quantize_model(
         directory: where the checkpoint goes.
         name: the model's name, which exported files carry.
     """
-    formats = {tensor.name: tensor.format for tensor in assignment.tensors}
+    formats = assignment.formats
     count, shards = _solve(source, step, windows, formats)
     writer = CheckpointWriter(directory, shards=count)
     errors: list[TensorError] = []

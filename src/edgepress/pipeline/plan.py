@@ -16,6 +16,7 @@ from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.calibrate.tokens import check_calibration
 from edgepress.compress.quantize.assign import Assignment, assign_formats
+from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.search.limits import check_alone
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
@@ -138,7 +139,7 @@ def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether any step looks at activations."""
     step = recipe.quantize
-    return step.solver != "nearest" or step.activations != "float" or bool(step.budgets)
+    return step.solver != "nearest" or step.activations != "float" or bool(step.budgets) or looks_at_text(step)
 
 
 def check_disk(plan: RunPlan, out: Path) -> None:
@@ -179,6 +180,8 @@ def _peak_memory(student: Student, recipe: Recipe) -> int:
         activations += 12 * _TOKENS_PER_BATCH * widest  # the bins of an input's histogram
     phases.append(hidden + 3 * embedding + activations + _WORKSPACE_BYTES)
     phases.append(hidden + 3 * layer + activations + _WORKSPACE_BYTES)
+    if looks_at_text(recipe.quantize):
+        phases.append(hidden + 3 * layer + 60 * student.spec.hidden**2 + activations + _WORKSPACE_BYTES)
     if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
         # Two models' hidden states; the embedding's target, values and codes; the widest Hessian and its factors.
         moments = 60 * max(widest, student.spec.hidden) ** 2

@@ -1,4 +1,4 @@
-"""The checkpoint stage: calibration text, formats, activations' scales, the quantizer.
+"""The checkpoint stage: calibration text, preparation, formats, activations' scales, the quantizer.
 
 Formats for a file's size are searched once. A bound on the divergence is met by trial: the search predicts from errors
 before the solver's compensation, so the first solve usually does better than asked for; the bound on the prediction is
@@ -23,9 +23,10 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.layers import quantize_model
+from edgepress.compress.quantize.prepare.apply import prepare
 from edgepress.compress.search.records import COSTS_FILE, Allocation, write_allocation
 from edgepress.compress.student.student import Student
-from edgepress.pipeline.budget import format_sizes, target_bytes
+from edgepress.pipeline.budget import format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
 from edgepress.progress import say
@@ -47,14 +48,17 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
     Raises:
         InputError: weights that a format cannot hold, or a budget that no choice of formats meets.
     """
+    step = recipe.quantize
     windows = calibration_windows(student, recipe.calibration) if needs_calibration(recipe) else None
-    if windows is None or not recipe.quantize.budgets:
-        _solve(student, recipe, windows, {}, directory)
+    coarsest = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
+    source = prepare(student, step, assign_formats(student, step, coarsest).formats, windows)
+    if windows is None or not step.budgets:
+        _solve(source, student.name, recipe, windows, {}, directory)
     else:
-        _press_to_budget(student, recipe, windows, directory)
+        _press_to_budget(student, source, recipe, windows, directory)
 
 
-def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directory: Path) -> None:
+def _press_to_budget(student: Student, source: WeightSource, recipe: Recipe, windows: Windows, directory: Path) -> None:
     from edgepress.compress.search.allocate import allocate
     from edgepress.compress.search.choose import FormatSearch
 
@@ -71,9 +75,9 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
         allocate(sizes, sizes, room, time)  # refuses limits that exclude each other before anything is measured
     if step.costs is not None:
         shutil.copyfile(step.costs, directory / COSTS_FILE)
-    with FormatSearch(student, windows, sizes, recipe.calibration.seed, time) as search:
+    with FormatSearch(source, windows, sizes, recipe.calibration.seed, time) as search:
         if step.max_kld is not None:
-            _press_to_divergence(student, recipe, directory, search)
+            _press_to_divergence(source, student.name, recipe, directory, search)
             return
         allocation = search.for_budget(room)
         # Sizes add up only nearly in some targets.
@@ -81,11 +85,13 @@ def _press_to_budget(student: Student, recipe: Recipe, windows: Windows, directo
             room -= excess
             allocation = search.for_budget(room)
     _state(allocation)
-    _solve(student, recipe, windows, allocation.formats, directory)
+    _solve(source, student.name, recipe, windows, allocation.formats, directory)
     write_allocation(directory, allocation)
 
 
-def _press_to_divergence(student: Student, recipe: Recipe, directory: Path, search: FormatSearch) -> None:
+def _press_to_divergence(
+    source: WeightSource, name: str, recipe: Recipe, directory: Path, search: FormatSearch
+) -> None:
     """Solve, measure and search again until the divergence is just below the bound; keep the smallest that is.
 
     The solver does not see the windows that the divergence is measured on.
@@ -96,7 +102,7 @@ def _press_to_divergence(student: Student, recipe: Recipe, directory: Path, sear
         folder = directory / str(attempt)
         folder.mkdir()
         _state(allocations[attempt])
-        _solve(student, recipe, search.rest, allocations[attempt].formats, folder)
+        _solve(source, name, recipe, search.rest, allocations[attempt].formats, folder)
         reached = search.solved(Checkpoint(folder).read)
         say(f"solved: divergence {reached:.4f} on held-out text, {goal:g} allowed")
         allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached)
@@ -139,14 +145,15 @@ def _state(allocation: Allocation) -> None:
         )
 
 
-def _solve(student: Student, recipe: Recipe, windows: Windows | None, formats: Formats, directory: Path) -> None:
+def _solve(
+    source: WeightSource, name: str, recipe: Recipe, windows: Windows | None, formats: Formats, directory: Path
+) -> None:
     """Write the checkpoint; ``formats`` are those that a search chose."""
     step = recipe.quantize
-    assignment = assign_formats(student, step, formats)
-    source: WeightSource = student
+    assignment = assign_formats(source, step, formats)
     if windows is not None and step.activations != "float":
         from edgepress.compress.quantize.activations import prepare_activations
 
-        source, scales = prepare_activations(student, step, assignment, windows)
+        source, scales = prepare_activations(source, step, assignment, windows)
         write_activations(directory, scales)
-    quantize_model(source, step, assignment, windows, directory, name=student.name)
+    quantize_model(source, step, assignment, windows, directory, name=name)

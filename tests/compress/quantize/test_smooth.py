@@ -17,7 +17,8 @@ from torch import nn
 from edgepress.artifact.families import is_matrix
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.inputs import input_maxima
-from edgepress.compress.quantize.smooth import SmoothedModel, smooth, smoothing_factors
+from edgepress.compress.quantize.folding import FoldedModel
+from edgepress.compress.quantize.smooth import smooth, smoothing_factors
 from edgepress.compress.student.open import open_student
 from edgepress.runtime.torch_reference import load_model
 
@@ -31,7 +32,7 @@ def maxima(directory: Path) -> dict[str, Floats]:
     return input_maxima(open_student(str(directory)), WINDOWS)
 
 
-def smoothed(directory: Path, strength: float) -> tuple[WeightSource, SmoothedModel]:
+def smoothed(directory: Path, strength: float) -> tuple[WeightSource, FoldedModel]:
     student = open_student(str(directory))
     linears = frozenset(name for name in student.names if name.endswith("_proj.weight"))
     return student, smooth(student, maxima(directory), linears, strength)
