@@ -39,9 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def recipe(**step: Any) -> Recipe:
-    return Recipe(
-        calibration=CALIBRATION, compress=(QuantizeStep(**step),), evaluate=None, bench=None, samples=None
-    )
+    return Recipe(calibration=CALIBRATION, compress=(QuantizeStep(**step),), evaluate=None, bench=None, samples=None)
 
 
 def test_files_of_a_prepared_model_answer_as_the_student_does(family_dir: Path, tmp_path: Path) -> None:

@@ -75,11 +75,12 @@ def test_the_logits_stay_after_all_of_them_in_any_order(family_dir: Path) -> Non
 
 def test_biases_go_along(tmp_path: Path) -> None:
     directory = make_model_dir("llama", tmp_path / "m", attention_bias=True, mlp_bias=True)
-    for method, bias in (
-        ("scale_up_down", "mlp.up_proj.bias"),
-        ("scale_v_o", "self_attn.v_proj.bias"),
-        ("rotate_v_o", "self_attn.v_proj.bias"),
-    ):
+    turned: dict[Preparation, str] = {
+        "scale_up_down": "mlp.up_proj.bias",
+        "scale_v_o": "self_attn.v_proj.bias",
+        "rotate_v_o": "self_attn.v_proj.bias",
+    }
+    for method, bias in turned.items():
         student, model = prepared(directory, method)
         assert bias in changed(student, model)
         assert_same_function(student, model)
