@@ -231,7 +231,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
 
 def test_a_search_for_formats_says_what_it_was_worth_and_what_a_token_is_predicted_to_take(tmp_path: Path) -> None:
     make_manifest(tmp_path)
-    search = {"tried_kld": 0.125, "random_kld": [0.25, 0.75]}
+    search = {"used_bytes": 1000, "predicted_kld": 0.1, "tried_kld": 0.125, "random_kld": [0.25, 0.75]}
     time = {"target_ms": 11.5, "chosen_ms": 11.25, "unbounded_ms": 13.75}
     (tmp_path / "checkpoint").mkdir()
     path = tmp_path / "checkpoint/allocation.json"
