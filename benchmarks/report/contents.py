@@ -84,6 +84,13 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     tensors: tuple[TensorLoss, ...]
 
 
+class Distillation(msgspec.Struct, frozen=True, kw_only=True):
+    """Training through the grids: tokens, and the held-out divergence by tokens seen, the start first."""
+
+    tokens: int
+    held_out: tuple[tuple[int, float], ...]
+
+
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt and the answers to it, by label; ``student`` is the reference."""
 
@@ -113,6 +120,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     search: FormatSearch | None = None
     peer_types: dict[str, dict[str, int]] = {}
     attribution: Attribution | None = None
+    distillation: Distillation | None = None
 
 
 def read_contents(out: Path) -> Contents:
@@ -124,6 +132,7 @@ def read_contents(out: Path) -> Contents:
     manifest, folder = read_manifest(out), out / "measurements"
     samples, errors = folder / "samples.json", out / "checkpoint" / "quantization.json"
     search, attribution = out / "checkpoint" / "allocation.json", folder / "tensors.json"
+    distillation = out / "checkpoint" / "distillation.json"
     quality = _labelled(folder, "quality", QualityRecord)
     return Contents(
         manifest=manifest,
@@ -134,6 +143,7 @@ def read_contents(out: Path) -> Contents:
         errors=_read(errors, tuple[TensorError, ...]) if errors.is_file() else (),
         search=_read(search, FormatSearch) if search.is_file() else None,
         attribution=_read(attribution, Attribution) if attribution.is_file() else None,
+        distillation=_read(distillation, Distillation) if distillation.is_file() else None,
         peer_types={
             peer_label(path.stem): _matrix_types(path)
             for path in sorted((out / PEER).glob("*.gguf"))

@@ -105,6 +105,7 @@ def _layers(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, An
         "worst": [(error.name, significant(error.relative_error), error.format) for error in worst],
         "search": _search(contents),
         "token_time": _token_time(contents),
+        "distilled": _distilled(contents),
         "frontier": contents.search is not None and bool(contents.search.frontier),
         "by_tensor": by_tensor(contents.attribution, artifacts),
         "int8_inputs": any(tensor.input_format != "float" for tensor in contents.tensors),
@@ -126,6 +127,15 @@ def _token_time(contents: Contents) -> tuple[str, str, str] | None:
         return None
     time = contents.search.time
     return significant(time.chosen_ms), significant(time.target_ms), significant(time.unbounded_ms)
+
+
+def _distilled(contents: Contents) -> tuple[str, str, str] | None:
+    """Tokens trained on, and the held-out divergence before and after."""
+    record = contents.distillation
+    if record is None:
+        return None
+    divergences = [found for _, found in record.held_out]
+    return f"{record.tokens:,}", significant(divergences[0]), significant(min(divergences))
 
 
 def _provenance(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Any]:

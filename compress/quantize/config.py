@@ -43,7 +43,7 @@ class QuantizeStep(
     choices     the formats to choose from; the usual ones of the export target when empty
     qad_tokens  once solved, train codes and scales on this many tokens so that the model comes closer to the student
                 (distillation through the grids); held-out text decides what is kept, so never for the worse there.
-                0: not. Needs about six times the float32 weights in memory
+                0: not. Needs about nine times the float32 weights in memory
     qad_samples windows of calibration text to train on, of which the solver sees ``samples``; those alone when 0
     activations int8: the layers' linears in format int8 also round their inputs to int8, with static scales from the
                 calibration text (W8A8, ONNX only). float: their inputs stay as they are

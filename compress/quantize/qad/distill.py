@@ -25,7 +25,7 @@ from edgepress.compress.quantize.solved import TensorError, relative_error
 from edgepress.compress.search.divergence import Divergence, final_states
 
 RECORD_FILE = "distillation.json"
-_RATES = (0.03, 1e-3)
+_RATES = (3e-3, 1e-3)
 
 
 class Distillation(msgspec.Struct, frozen=True, kw_only=True):

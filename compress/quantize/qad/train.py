@@ -27,6 +27,7 @@ from edgepress.progress import progress, say
 _CHECKS = 4
 _WARM_UP = 0.1
 _MOMENTUM = 0.9
+_LARGEST = 4.0  # loud inputs make single columns' gradients hundreds of times the others'
 _TOKENS_PER_STEP = 2048
 Stored = QuantizedTensor | NDArray[np.float32]
 State = dict[str, Stored]
@@ -100,10 +101,10 @@ def _optimizers(model: TrainedModel, rates: tuple[float, float]) -> tuple[torch.
 
 
 def normalize(gradient: torch.Tensor) -> None:
-    """Divide by the root mean square, in place; a gradient of zeros stays."""
+    """Divide by the root mean square and cut off at ``_LARGEST`` of it, in place; a gradient of zeros stays."""
     size = float(gradient.square().mean().sqrt())
     if size > 0:
-        gradient /= size
+        gradient.div_(size).clamp_(-_LARGEST, _LARGEST)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -236,6 +236,6 @@ def _training_memory(student: Student, recipe: Recipe, length: int) -> int:
     matrices = sum(prod(student.shape(name)) for name in student.names if name != EMBEDDING)
     widest = max(entry.ffn for entry in student.spec.layers)
     states = 4 * max(recipe.calibration.samples, recipe.quantize.qad_samples) * length * student.spec.hidden
-    kept = 4 * _TOKENS_IN_TRAINING * student.spec.depth * (4 * widest + 10 * student.spec.hidden)
+    kept = 4 * _TOKENS_IN_TRAINING * student.spec.depth * (6 * widest + 14 * student.spec.hidden)
     logits = 24 * _TOKENS_OF_LOGITS * student.spec.vocab
-    return 22 * matrices + 4 * 4 * prod(student.shape(EMBEDDING)) + 2 * states + kept + logits + _WORKSPACE_BYTES
+    return 24 * matrices + 4 * 4 * prod(student.shape(EMBEDDING)) + 2 * states + kept + logits + _WORKSPACE_BYTES

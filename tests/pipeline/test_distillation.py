@@ -1,0 +1,89 @@
+"""Distillation as part of a recipe: text that nobody else saw judges it, and what it cannot do is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from one_core import one_core  # noqa: F401
+from tiny_models import make_model_dir
+
+from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.benchmarks.report.contents import read_contents
+from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.search.divergence import Divergence
+from edgepress.compress.student.open import open_student
+from edgepress.errors import InputError
+from edgepress.pipeline.plan import make_plan
+from edgepress.pipeline.run import compress
+from edgepress.pipeline.solve import calibration_text
+from edgepress.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("one_core")
+QUICK: dict[str, Any] = {"evaluate": None, "bench": None, "samples": None, "baseline": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def recipe(samples: int = 8, **step: Any) -> Recipe:
+    calibration = Calibration(samples=samples, length=48)
+    return Recipe(calibration=calibration, compress=(QuantizeStep(**step),), export=("gguf", "onnx"), **QUICK)
+
+
+def rows(windows: np.ndarray) -> set[bytes]:
+    return {window.tobytes() for window in windows}
+
+
+def test_no_window_both_trains_and_judges(llama_dir: Path) -> None:
+    student = open_student(str(llama_dir))
+    text = calibration_text(student, recipe(qad_tokens=96, qad_samples=24))
+    assert len(text.training) + len(text.held_out) == 24
+    assert len(text.solver) == 8
+    assert rows(text.solver) <= rows(text.training)
+    assert not rows(text.training) & rows(text.held_out)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_distilled_model_is_exported_and_no_worse_on_held_out_text(family: str, tmp_path: Path) -> None:
+    student = open_student(str(make_model_dir(family, tmp_path / "student")))
+    chosen = recipe(solver="gptaq", format="q4_0", qad_tokens=4000, qad_samples=32)
+    compress(student, chosen, tmp_path / "out", ("gguf", "onnx"))
+    record = read_contents(tmp_path / "out").distillation
+    assert record is not None
+    reached = min(found for _, found in record.held_out)
+    assert reached <= record.held_out[0][1]
+    checkpoint = Checkpoint(tmp_path / "out" / "checkpoint")
+    held_out = calibration_text(student, chosen).held_out
+    assert Divergence(student, held_out).of(lambda name, _values: checkpoint.read(name)) == pytest.approx(reached)
+    assert not (tmp_path / "out" / "checkpoint" / "solved").exists()
+
+
+def test_a_budget_and_distillation_go_together(llama_dir: Path, tmp_path: Path) -> None:
+    chosen = recipe(solver="gptaq", target_bpw=14.5, choices=("q4_0", "q5_0", "q8_0"), qad_tokens=400)
+    plan = compress(open_student(str(llama_dir)), chosen, tmp_path, ("gguf",))
+    assert (tmp_path / "checkpoint" / "allocation.json").is_file()
+    assert (tmp_path / "checkpoint" / "distillation.json").is_file()
+    written = (tmp_path / "gguf" / "model.gguf").stat().st_size
+    assert plan.files["gguf/model.gguf"] == written
+
+
+def test_training_rounded_inputs_is_refused_before_any_work(llama_dir: Path) -> None:
+    step: dict[str, Any] = {"format": "int8", "embedding": "q8_0", "activations": "int8", "qad_tokens": 100}
+    chosen = msgspec.structs.replace(recipe(**step), export=("onnx",))
+    with pytest.raises(InputError, match="qad_tokens"):
+        make_plan(open_student(str(llama_dir)), chosen, ("onnx",))
+
+
+def test_training_states_more_memory(llama_dir: Path) -> None:
+    student = open_student(str(llama_dir))
+    without, trained = (make_plan(student, recipe(qad_tokens=tokens), ("gguf",)) for tokens in (0, 100))
+    assert trained.peak_memory_bytes > without.peak_memory_bytes
