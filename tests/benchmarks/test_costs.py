@@ -38,7 +38,7 @@ def test_every_shape_has_a_cost_in_every_format_that_fits(record: CostsRecord) -
     # The embedding as head; q and o; k, v, gate and up; down.
     assert counts == {(320, 256): 1, (256, 256): 4, (128, 256): 8, (256, 128): 2}
     found = {(cost.rows, cost.columns, cost.format) for cost in record.costs}
-    ggml = {"f32", "f16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "q4_K", "q5_K", "q6_K"}
+    ggml = {"f32", "f16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "q4_K", "q5_K", "q6_K", "q3_K", "iq4_xs"}
     assert found == {
         (rows, columns, format) for rows, columns in counts for format in formats_for(columns) if format in ggml
     }
