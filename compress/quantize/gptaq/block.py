@@ -117,7 +117,8 @@ def _round_with_feedback(
     weight: torch.Tensor, upper: torch.Tensor, grid: Grid, scale: torch.Tensor, minimum: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The loop of the module docstring: levels and errors (width, candidates, rows), losses (candidates, rows)."""
-    left = weight.T[:, None, :] - minimum
+    # Contiguous, or the sum takes the transposed layout and every slice of it strides through memory.
+    left = weight.T.contiguous()[:, None, :] - minimum
     levels, errors = torch.empty_like(left), torch.empty_like(left)
     per_scale, loss = inverse(scale), torch.zeros_like(scale)
     for j in range(len(left)):
