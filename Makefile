@@ -1,6 +1,6 @@
 # edgepress: four words to remember.
 #   make demo    the built-in student becomes 4-bit and 8-bit GGUF and ONNX files, measured, with reports in out/
-#   make test    all tests
+#   make test    all tests, on all cores
 #   make check   style, types, import directions, documentation in step with the program
 #   make venv    only set up .venv with everything
 
@@ -33,7 +33,7 @@ demo: $(STAMP)
 	@for recipe in $(RECIPES); do echo "report: out/$$recipe/report.html"; done
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

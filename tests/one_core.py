@@ -18,8 +18,14 @@ def one_core() -> Iterator[None]:
     import torch
 
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {sorted(cores)[os.getpid() % len(cores)]})
+    os.sched_setaffinity(0, {sorted(cores)[_worker() % len(cores)]})
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
     os.sched_setaffinity(0, cores)
+
+
+def _worker() -> int:
+    """A number that tests running beside each other do not share."""
+    named = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return int(named.removeprefix("gw")) if named.startswith("gw") else os.getpid()
