@@ -122,9 +122,9 @@ WRONG: dict[str, tuple[Change, list[str], str]] = {
     ),
     "not YAML": (recipe("compress: ["), RUN, "r.yaml: not YAML"),
     "unknown format": (
-        recipe("compress: [{step: quantize, format: q3_K}]"),
+        recipe("compress: [{step: quantize, format: q3_Z}]"),
         RUN,
-        "unknown format 'q3_K'; known formats: f32, f16, q8_0",
+        "unknown format 'q3_Z'; known formats: f32, f16, q8_0",
     ),
     "format that does not fit": (
         recipe("compress: [{step: quantize, format: q4_K}]"),
