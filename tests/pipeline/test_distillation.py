@@ -14,6 +14,7 @@ from tiny_models import make_model_dir
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.benchmarks.report.contents import read_contents
 from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.calibrate.held_out import hold_out
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.student.open import open_student
@@ -50,6 +51,15 @@ def test_no_window_both_trains_and_judges(llama_dir: Path) -> None:
     assert len(text.solver) == 8
     assert rows(text.solver) <= rows(text.training)
     assert not rows(text.training) & rows(text.held_out)
+
+
+def test_what_a_search_holds_back_is_not_trained_on_either(llama_dir: Path) -> None:
+    """A bound on the divergence is measured on those windows."""
+    text = calibration_text(open_student(str(llama_dir)), recipe(qad_tokens=96, qad_samples=24))
+    judges, rest = hold_out(text.solver)
+    assert len(judges) > 0
+    assert rows(text.training_beside(rest)) == rows(text.training) - rows(judges)
+    np.testing.assert_array_equal(text.training_beside(text.solver), text.training)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

@@ -33,6 +33,11 @@ class Text:
     training: Windows
     held_out: Windows
 
+    def training_beside(self, solver: Windows) -> Windows:
+        """What is trained on where the solver sees only ``solver`` of its windows: the others judge the result."""
+        kept = {window.tobytes() for window in self.solver} - {window.tobytes() for window in solver}
+        return self.training[[window.tobytes() not in kept for window in self.training]]
+
 
 @dataclass(frozen=True)
 class Work:
@@ -44,8 +49,8 @@ class Work:
     text: Text | None
 
     def solve(self, formats: Formats, directory: Path, windows: Windows | None = None) -> None:
-        """Write a checkpoint into ``directory``; ``formats`` are those that a search chose, ``windows`` in place of
-        the solver's.
+        """Write a checkpoint into ``directory``; ``formats`` are those that a search chose, ``windows`` the part of
+        the solver's that it may see: all unless given.
         """
         if self.text is not None and windows is None:
             windows = self.text.solver
@@ -55,7 +60,7 @@ class Work:
         start = directory / "solved"
         start.mkdir()
         self._quantize(formats, start, windows)
-        self._distill(start, directory)
+        self._distill(start, directory, windows)
         shutil.rmtree(start)
 
     def smoothed(self, formats: Formats, windows: Windows | None = None) -> tuple[WeightSource, dict[str, float]]:
@@ -76,14 +81,14 @@ class Work:
         assignment = assign_formats(source, step, formats)
         quantize_model(source, step, assignment, windows, directory, name=self.student.name)
 
-    def _distill(self, start: Path, directory: Path) -> None:
+    def _distill(self, start: Path, directory: Path, windows: Windows | None) -> None:
         from edgepress.compress.quantize.qad.distill import distill_through_grids
 
-        assert self.text is not None
+        assert self.text is not None and windows is not None
         record = distill_through_grids(
             self.source,
             Checkpoint(start),
-            self.text.training,
+            self.text.training_beside(windows),
             self.text.held_out,
             directory,
             tokens=self.recipe.quantize.qad_tokens,
