@@ -76,9 +76,9 @@ class Skeleton:
         self.layers[index].to("meta")
         return_freed_memory()
 
-    def final_norm(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The norm before the head, filled."""
-        load_parameter(self._model, FINAL_NORM, self.source.read(FINAL_NORM))
+    def final_norm(self, values: Floats | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The norm before the head, filled; by default with the source's."""
+        load_parameter(self._model, FINAL_NORM, self.source.read(FINAL_NORM) if values is None else values)
         return self._norm
 
 

@@ -9,8 +9,9 @@ e_T is the relative error of the tensor's output, which the solver recorded; c_T
 queries of all layers, the down projections of all layers, …) is as it ships and everything else is the original's. An
 embedding and an untied head are roles of one tensor: they are measured by themselves.
 
-What roles do to each other is on no tensor's account, so the sum of all stands beside the divergence of all together.
-Rounded inputs (int8 activations) are no tensor's either and are left out.
+What roles do to each other is on no tensor's account, so the sum of all stands beside the divergence of all together;
+nor is what distillation did to norms and biases, which the latter has as they ship. Rounded inputs (int8 activations)
+are no tensor's either and are left out.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def measure_attribution(
 
 
 def shipped_errors(source: WeightSource, checkpoint: Checkpoint) -> dict[str, float]:
-    """e of every matrix: as the solver recorded it, zero for float32, and the weights' own relative error for float16.
+    """e of every matrix: as the solver recorded it (distillation: of the weights), zero for float32, and the weights'
+    own relative error for float16.
 
     Raises:
         InputError: the record is damaged.
@@ -115,7 +117,7 @@ def _plain_error(source: WeightSource, checkpoint: Checkpoint, name: str) -> flo
 def _divergences(
     source: WeightSource, checkpoint: Checkpoint, windows: NDArray[np.int32], by_role: Mapping[str, list[str]]
 ) -> tuple[dict[str, float], float]:
-    """Of every role alone, and of all together."""
+    """Of every role alone, and of all together with norms and biases."""
     if not by_role:
         return {}, 0.0
 
@@ -132,6 +134,6 @@ def _divergences(
         for role, names in by_role.items():
             roles[role] = shipped(set(names))
             advance(1)
-        together = shipped({name for names in by_role.values() for name in names})
+        together = shipped(set(checkpoint.names))
         advance(1)
     return roles, together

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.families import EMBEDDING, HEAD
+from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 
@@ -75,7 +75,7 @@ def _final(skeleton: Skeleton, change: Change) -> torch.Tensor:
         for batch in skeleton.batches:
             hidden[batch] = skeleton.run(layer, index, hidden[batch])
         skeleton.release(index)
-    norm = skeleton.final_norm()
+    norm = skeleton.final_norm(change(FINAL_NORM, skeleton.source.read(FINAL_NORM)))
     for batch in skeleton.batches:
         hidden[batch] = norm(hidden[batch])
     return hidden

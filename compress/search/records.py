@@ -84,7 +84,7 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens        that it was measured on, of the evaluation text
     roles         divergence with one role as it ships and all others original, nats per token
-    together_kld  with all of them as they ship, on the same tokens
+    together_kld  with all of them, norms and biases as they ship, on the same tokens
     tensors       of every role, they sum to the role's divergence
     """
 

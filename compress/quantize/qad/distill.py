@@ -68,7 +68,7 @@ def distill_through_grids(
         windows: text to train on, int32, (samples, length).
         held_out: text to choose the best state by, int32, (samples, length).
         directory: where the result goes.
-        tokens: to train on.
+        tokens: to train on, in whole batches: one at least, and no part of another.
         seed: of the order of the text.
         rates: learning rates of the codes, in gaps between levels, and of the scales, relative.
     """
@@ -85,7 +85,7 @@ def distill_through_grids(
         seed=seed,
     )
     _write(original, solved, best, directory)
-    record = Distillation(tokens=tokens, held_out=tuple(curve))
+    record = Distillation(tokens=curve[-1][0], held_out=tuple(curve))
     (directory / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
     return record
 

@@ -166,9 +166,7 @@ def test_training_lowers_the_divergence_on_other_text_and_stays_on_the_grid(
     )
     better = Checkpoint(out)
     assert divergence(llama_dir, better, text(16, 3)) < 0.9 * divergence(llama_dir, start, text(16, 3))
-    assert better.plan().tensors == tuple(
-        sorted(better.plan().tensors, key=lambda tensor: better.names.index(tensor.name))
-    )
+    assert [tensor.shape for tensor in better.plan().tensors] == [tensor.shape for tensor in start.plan().tensors]
     for name in start.names:
         assert better.format(name) == start.format(name)
         stored = better.quantized(name)
@@ -181,8 +179,9 @@ def test_training_that_only_did_harm_leaves_the_model_as_it_was(llama_dir: Path,
     start, out = checkpoint(llama_dir, tmp_path / "solved", format="q5_0"), tmp_path / "out"
     out.mkdir()
     record = distill_through_grids(
-        open_student(str(llama_dir)), start, text(16, 1), text(8, 2), out, tokens=4096, seed=0, rates=(5.0, 0.5)
+        open_student(str(llama_dir)), start, text(16, 1), text(8, 2), out, tokens=4400, seed=0, rates=(5.0, 0.5)
     )
+    assert record.tokens == 8 * 16 * 32  # whole batches
     assert min(found for _, found in record.held_out[1:]) > record.held_out[0][1]
     for name in start.names:
         np.testing.assert_array_equal(Checkpoint(out).read(name), start.read(name))

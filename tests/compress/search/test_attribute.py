@@ -13,11 +13,13 @@ from tiny_models import make_model_dir
 from transformers import AutoModelForCausalLM
 
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.families import EMBEDDING, HEAD, LINEARS, layer_name
+from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD, LINEARS, layer_name
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.quantize.folding import FoldedModel
 from edgepress.compress.quantize.layers import quantize_model
 from edgepress.compress.search.attribute import attribute, measure_attribution
+from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.search.records import Attribution
 from edgepress.compress.student.open import open_student
 
@@ -103,6 +105,20 @@ def test_a_role_is_shared_out_in_proportion_to_cost_times_error() -> None:
         {first: 0.1, second: 0.6, key: 0.0, EMBEDDING: 0.3},
     )
     assert parts == pytest.approx({first: 0.2, second: 0.6, key: 0.0, EMBEDDING: 0.5})
+
+
+def test_norms_that_ship_otherwise_count_in_what_all_cost_together(tmp_path: Path) -> None:
+    """As after distillation, which trains them."""
+    source = open_student(str(make_model_dir("llama", tmp_path / "student")))
+    moved, ones = FoldedModel(source), np.ones(source.spec.hidden)
+    moved.fold_into([FINAL_NORM], [], 1.5 * ones, ones)
+    step = QuantizeStep(solver="nearest", format="q8_0")
+    (tmp_path / "checkpoint").mkdir()
+    quantize_model(moved, step, assign_formats(moved, step), None, tmp_path / "checkpoint", name="tiny")
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    found = measure_attribution(source, checkpoint, WINDOWS, 0)
+    whole = Divergence(source, WINDOWS).of(lambda name, _values: checkpoint.read(name))
+    assert found.together_kld == pytest.approx(whole) and whole > 10 * sum(found.roles.values())
 
 
 def test_a_model_in_float32_lost_nothing(tmp_path: Path) -> None:

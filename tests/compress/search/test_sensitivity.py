@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from edgepress.artifact.families import EMBEDDING, LINEARS, layer_name
+from edgepress.artifact.families import EMBEDDING, FINAL_NORM, LINEARS, layer_name
 from edgepress.artifact.quantized import QuantizedTensor
 from edgepress.compress.quantize.gptaq.solve import InputSolver
 from edgepress.compress.search.divergence import Divergence
@@ -35,7 +35,8 @@ def log_probabilities(directory: Path, changes: dict[str, Floats]) -> torch.Tens
 def test_the_divergence_is_that_of_the_whole_models(family_dir: Path) -> None:
     student = open_student(str(family_dir))
     rng = np.random.default_rng(1)
-    names = [EMBEDDING, layer_name(0, "self_attn.v_proj"), layer_name(1, "mlp.down_proj")]
+    names = [EMBEDDING, FINAL_NORM, layer_name(0, "self_attn.v_proj"), layer_name(1, "mlp.down_proj")]
+    names.append(layer_name(1, "input_layernorm"))
     changes = {name: student.read(name) + rng.normal(0, 0.02, student.shape(name)).astype(np.float32) for name in names}
     found = Divergence(student, WINDOWS).per_token(changes.get)
     before, after = log_probabilities(family_dir, {}), log_probabilities(family_dir, changes)
