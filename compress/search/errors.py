@@ -23,6 +23,7 @@ from edgepress.compress.calibrate.moments import InputStatistics, Moments
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.quantize.gptaq.embedding import with_look_up
 from edgepress.compress.quantize.gptaq.solve import InputSolver
+from edgepress.compress.quantize.grid import to_fp16
 from edgepress.compress.quantize.solved import relative_error
 from edgepress.progress import progress
 
@@ -43,14 +44,14 @@ class ErrorTable:
 
     def measure(self, name: str, weight: Floats, statistics: InputStatistics, formats: tuple[str, ...]) -> None:
         """Fill a matrix's row of the table."""
-        solver, moments = InputSolver(statistics), statistics.hessian.float().numpy()
+        solver, moments = _Rounding(statistics), statistics.hessian.float().numpy()
         rows = np.linspace(0, len(weight) - 1, min(_SAMPLED_ROWS, len(weight))).astype(np.intp)
         sample = np.ascontiguousarray(weight[rows])
         fitting = [format for format in formats if get_format(format).fits(weight.shape[1])]
         self.errors[name] = {
-            format: relative_error(sample, solver.trial(sample, format).dequantize(), moments) for format in fitting
+            format: relative_error(sample, solver.values(sample, format), moments) for format in fitting
         }
-        difference = solver.trial(weight, self.base_of(name)).dequantize() - weight
+        difference = solver.values(weight, self.base_of(name)) - weight
         np.save(self._file(name), difference.astype(np.float16))
 
     def base_of(self, name: str) -> str:
@@ -72,6 +73,19 @@ class ErrorTable:
 
     def _file(self, name: str) -> Path:
         return self._directory / f"{name}.npy"
+
+
+class _Rounding:
+    """Weights as a format holds them, after the sweep where it has codes."""
+
+    def __init__(self, statistics: InputStatistics) -> None:
+        self._solver = InputSolver(statistics)
+
+    def values(self, weight: Floats, format: str) -> Floats:
+        """Float32, like ``weight``."""
+        if get_format(format).kind == "float":
+            return weight if format == "f32" else to_fp16(weight, "value").astype(np.float32)
+        return self._solver.trial(weight, format).dequantize()
 
 
 def measure_errors(

@@ -134,6 +134,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     if len(recipe.compress) > 1:
         raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
     _check_budgets(recipe.quantize, where)
+    _check_idle(recipe.quantize, where)
     return recipe
 
 
@@ -148,6 +149,14 @@ def _check_budgets(step: QuantizeStep, where: str) -> None:
         )
     if step.costs is not None and step.target_ms is None:
         raise InputError(f"{where}: costs bounds nothing without target_ms; give the milliseconds per token")
+
+
+def _check_idle(step: QuantizeStep, where: str) -> None:
+    """Fields that would do nothing without another one."""
+    if step.choices and not step.budgets:
+        raise InputError(f"{where}: choices are for a budget; add target_mb, target_bpw, max_kld or target_ms")
+    if step.qad_samples and not step.qad_tokens:
+        raise InputError(f"{where}: qad_samples are to train on; add qad_tokens, how many tokens to take from them")
 
 
 def step_name(step: type[msgspec.Struct]) -> str:

@@ -114,6 +114,18 @@ def test_what_the_recipe_fixes_is_not_chosen(student: Path, tmp_path: Path) -> N
     assert checkpoint.format(layer_name(1, "mlp.down_proj")) == "q4_0"
 
 
+def test_half_precision_is_a_choice_like_others(student: Path, tmp_path: Path) -> None:
+    opened, choices = open_student(str(student)), ("q4_0", "f16", "f32")
+    roomy = recipe("gguf", solver="nearest", target_bpw=33.0, choices=choices)
+    compress(opened, roomy, tmp_path / "roomy", ("gguf",))
+    allocation = read_allocation(tmp_path / "roomy" / "checkpoint")
+    assert allocation is not None
+    assert set(allocation.formats.values()) <= {"f16", "f32"}
+    for tensor in allocation.tensors:
+        assert abs(tensor.losses["f32"]) < 1e-7
+        assert abs(tensor.losses["f16"]) < 0.01 * tensor.losses["q4_0"]
+
+
 def test_a_bound_on_the_divergence_is_met_by_the_solved_model(student: Path, tmp_path: Path) -> None:
     bound = 0.006
     chosen = recipe("gguf", solver="gptaq", max_kld=bound, choices=("q4_0", "q5_0", "q8_0"))
@@ -160,6 +172,9 @@ def test_a_bound_that_was_missed_keeps_the_files_and_ends_with_3(student: Path, 
         ({"target_mb": 0.001}, "smallest"),
         ({"target_mb": 1.0, "target_bpw": 5.0}, "give one"),
         ({"target_mb": -1.0}, "target_mb"),
+        ({"target_mb": float("inf")}, "target_mb"),
+        ({"choices": ["q4_0"]}, "choices are for a budget"),
+        ({"target_mb": 1.0, "choices": ["q4_0", "int8"]}, "int8, which ggml does not have"),
         ({"max_kld": 1e-9, "choices": ["q4_0"]}, "finest formats"),
         ({"target_mb": 1.0, "choices": ["q4_K"]}, "choices"),
         ({"target_mb": 1.0, "choices": ["q3"]}, "unknown format"),

@@ -93,6 +93,23 @@ def test_training_rounded_inputs_is_refused_before_any_work(llama_dir: Path) -> 
         make_plan(open_student(str(llama_dir)), chosen, ("onnx",))
 
 
+@pytest.mark.parametrize(
+    ("samples", "step", "message"),
+    [
+        (8, {"format": "f16"}, "nothing to train"),
+        (1, {}, "take at least 2"),
+        (2, {"max_kld": 0.1, "choices": ("q4_0",)}, "max_kld and qad_tokens need; take at least 3"),
+        (1, {"max_kld": 0.1, "choices": ("q4_0",), "qad_samples": 8}, "no window to judge"),
+    ],
+)
+def test_what_cannot_be_trained_or_judged_is_refused_before_any_work(
+    llama_dir: Path, samples: int, step: dict[str, Any], message: str
+) -> None:
+    chosen = recipe(samples, qad_tokens=100, **step)
+    with pytest.raises(InputError, match=message):
+        make_plan(open_student(str(llama_dir)), chosen, ("gguf",))
+
+
 def test_training_states_more_memory(llama_dir: Path) -> None:
     student = open_student(str(llama_dir))
     without, trained = (make_plan(student, recipe(qad_tokens=tokens), ("gguf",)) for tokens in (0, 100))

@@ -5,8 +5,8 @@ square, in gaps between levels. Adam moves every code alike, whether its gradien
 hundred thousand tokens that flips more codes for the worse than for the better; here those with the largest gradients
 move and most stay. Both with a linear warm-up and a cosine decay.
 
-The held-out divergence, in float32 on the values that would ship, is taken
-at the start and after each of ``_CHECKS`` parts of the run; what is returned is the best of them, the start included.
+The held-out divergence, in float32 on the values that would ship, is taken at the start and after each of ``_CHECKS``
+parts of the run; what is returned is the best of them, the start included.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def train(
         model: what is trained, in place.
         windows: text, int32, (samples, length).
         states: last hidden states of the original model on it, (samples, length, hidden).
-        tokens: to train on; windows are taken again in another order when they are used up.
+        tokens: to train on, in whole batches; windows are taken again in another order when they are used up.
         rates: learning rates of the codes, in gaps, and of the gains.
         held_out: divergence of the model as it is now, on other text.
         seed: of the order.
@@ -87,7 +87,7 @@ def _step(
         schedule.step()
 
 
-def _optimizers(model: TrainedModel, rates: tuple[float, float]) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def _optimizers(model: TrainedModel, rates: tuple[float, float]) -> list[torch.optim.Optimizer]:
     of_codes, of_gains = rates
     # Momentum sums gradients; the rate is that of their mean.
     rate = (1 - _MOMENTUM) * of_codes
@@ -97,7 +97,8 @@ def _optimizers(model: TrainedModel, rates: tuple[float, float]) -> tuple[torch.
         gains += [tensor.gain] if tensor.offset_gain is None else [tensor.gain, tensor.offset_gain]
     # Gradients are means over thousands of tokens: tiny, and Adam's usual epsilon would rule them.
     adam = torch.optim.Adam(gains, lr=of_gains, betas=(0.9, 0.99), eps=1e-12)
-    return torch.optim.SGD(groups, momentum=_MOMENTUM), adam
+    # A search may have left no matrix with codes.
+    return [torch.optim.SGD(groups, momentum=_MOMENTUM), adam] if groups else [adam]
 
 
 def normalize(gradient: torch.Tensor) -> None:

@@ -6,36 +6,27 @@ Formats of all tensors, exact sizes of all files, peak memory, free disk. ``edge
 from __future__ import annotations
 
 import shutil
-from math import prod
 from pathlib import Path
 
 import msgspec
 
-from edgepress.artifact.families import EMBEDDING, LAYER
+from edgepress.artifact.families import EMBEDDING, HEAD
+from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan
-from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.calibrate.tokens import check_calibration
-from edgepress.compress.quantize.assign import Assignment, assign_formats
+from edgepress.compress.quantize.assign import Assignment, assign_formats, free_choices
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.search.limits import check_alone
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
-from edgepress.pipeline.budget import check_budget, smallest_formats, target_bytes
+from edgepress.pipeline.budget import USUAL, check_budget, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.measure import text_windows
+from edgepress.pipeline.memory import peak_memory
 from edgepress.pipeline.overlap import check_recipe_texts
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.llamacpp_quantize import check_quantizer
-
-# What Python holds before any model, without and with torch and transformers, measured on x86-64 Linux; and what
-# torch's allocator and matrix kernels take on top of the tensors.
-_LIBRARIES_BYTES = 90 << 20
-_TORCH_BYTES = 390 << 20
-_WORKSPACE_BYTES = 100 << 20
-_TOKENS_PER_BATCH = 2048
-_TOKENS_OF_LOGITS = 128
-_TOKENS_IN_TRAINING = 1024
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,14 +58,16 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
     step = recipe.quantize
     if needs_calibration(recipe):
         check_calibration(recipe.calibration)
-    if step.qad_tokens and step.activations != "float":
-        raise InputError("qad_tokens: rounded inputs are not trained; leave out qad_tokens, or activations: int8")
+        _check_judges(step, recipe.calibration.samples)
     if targets:
         _check_measurements(student, recipe)
     chosen = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
     assignment = assign_formats(student, step, chosen)
     model = model_plan(student, assignment)
+    if step.qad_tokens:
+        _check_training(model, recipe)
     if step.budgets:
+        _check_choices(student, recipe, model, targets)
         smallest = sum(predict_files(model, budget_target(recipe)).values())
         check_budget(smallest, target_bytes(student, step), step)
         if (limit := token_time_limit(student, step, budget_target(recipe))) is not None:
@@ -87,9 +80,43 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         fell_back=assignment.fell_back,
         files=files,
         checkpoint_bytes=_checkpoint_bytes(model),
-        peak_memory_bytes=_peak_memory(student, recipe),
+        peak_memory_bytes=peak_memory(student, recipe, calibrated=needs_calibration(recipe)),
         compare_bytes=_compare_bytes(student, recipe) if targets and recipe.compare else 0,
     )
+
+
+def _check_training(model: ModelPlan, recipe: Recipe) -> None:
+    """Refuse a distillation that has nothing to train."""
+    if recipe.quantize.activations != "float":
+        raise InputError("qad_tokens: rounded inputs are not trained; leave out qad_tokens, or activations: int8")
+    if not any(get_format(tensor.format).levels for tensor in model.tensors if tensor.name not in (EMBEDDING, HEAD)):
+        raise InputError("qad_tokens: no matrix of the layers is in a format with codes; there is nothing to train")
+
+
+def _check_judges(step: QuantizeStep, samples: int) -> None:
+    """Refuse calibration text of which nothing can be set aside to judge what was made from the rest."""
+    bounded = step.max_kld is not None
+    aside = bounded + (step.qad_tokens > 0)
+    if max(samples, step.qad_samples) <= aside or samples <= bounded:
+        names = " and ".join(["max_kld"] * bounded + ["qad_tokens"] * (step.qad_tokens > 0))
+        raise InputError(
+            f"calibration.samples: {samples} of text leave no window to judge the result by, which {names} need; "
+            f"take at least {aside + 1}"
+        )
+
+
+def _check_choices(student: Student, recipe: Recipe, model: ModelPlan, targets: tuple[ExportTarget, ...]) -> None:
+    """Refuse formats to choose from that an export cannot hold: the search may take any of them."""
+    target = budget_target(recipe)
+    free = free_choices(student, recipe.quantize, USUAL[target])
+    for format in dict.fromkeys(format for formats in free.values() for format in formats):
+        inputs = {} if format == "int8" else {"input_format": "float"}
+        tensors = tuple(
+            msgspec.structs.replace(tensor, format=format, **inputs) if format in free.get(tensor.name, ()) else tensor
+            for tensor in model.tensors
+        )
+        for place in dict.fromkeys((target, *targets)):
+            check_support(msgspec.structs.replace(model, tensors=tensors), place)
 
 
 def model_plan(student: Student, assignment: Assignment) -> ModelPlan:
@@ -131,17 +158,30 @@ def _check_measurements(student: Student, recipe: Recipe) -> None:
 
 def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
     """Exact bytes of every file of an export, by path below the output directory; refuses what cannot be exported."""
+    check_support(model, target)
     if target == "gguf":
-        from edgepress.export.gguf.support import check_gguf_support
         from edgepress.export.gguf.writer import predict_gguf_bytes
 
-        check_gguf_support(model)
         return {"gguf/model.gguf": predict_gguf_bytes(model)}
-    from edgepress.export.onnx.support import check_onnx_support
     from edgepress.export.onnx.writer import predict_onnx_bytes
 
-    check_onnx_support(model)
     return {f"onnx/{name}": size for name, size in predict_onnx_bytes(model).items()}
+
+
+def check_support(model: ModelPlan, target: ExportTarget) -> None:
+    """Refuse what a target cannot hold.
+
+    Raises:
+        InputError: which tensor, and what could be instead.
+    """
+    if target == "gguf":
+        from edgepress.export.gguf.support import check_gguf_support
+
+        check_gguf_support(model)
+        return
+    from edgepress.export.onnx.support import check_onnx_support
+
+    check_onnx_support(model)
 
 
 def _compare_bytes(student: Student, recipe: Recipe) -> int:
@@ -191,51 +231,3 @@ def check_disk(plan: RunPlan, out: Path) -> None:
 def _checkpoint_bytes(model: ModelPlan) -> int:
     """Dequantized float32 weights, and a byte per code."""
     return sum(tensor.values * (5 if len(tensor.shape) > 1 else 4) for tensor in model.tensors)
-
-
-def _peak_memory(student: Student, recipe: Recipe) -> int:
-    """Peak resident bytes of ``compress``: the largest of its phases, on top of the libraries."""
-    values = {name: prod(student.shape(name)) for name in student.names}
-    embedding = 4 * values[EMBEDDING]
-    layers = [LAYER.format(i=i) for i in range(student.spec.depth)]
-    layer = max(4 * sum(count for name, count in values.items() if name.startswith(prefix)) for prefix in layers)
-    phases = [3 * embedding, 3 * layer]  # read, code, dequantize and write
-    calibration = recipe.calibration
-    if not needs_calibration(recipe):
-        return _LIBRARIES_BYTES + max(phases)
-    length = min(calibration.length, student.spec.context)
-    hidden = 4 * calibration.samples * length * student.spec.hidden
-    widest = max(entry.ffn for entry in student.spec.layers)
-    activations = 4 * _TOKENS_PER_BATCH * (3 * widest + 4 * student.spec.hidden)
-    if recipe.quantize.activations != "float":
-        activations += 12 * _TOKENS_PER_BATCH * widest  # the bins of an input's histogram
-    phases.append(hidden + 3 * embedding + activations + _WORKSPACE_BYTES)
-    phases.append(hidden + 3 * layer + activations + _WORKSPACE_BYTES)
-    if looks_at_text(recipe.quantize):
-        phases.append(hidden + 3 * layer + 60 * student.spec.hidden**2 + activations + _WORKSPACE_BYTES)
-    if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
-        # Two models' hidden states; the embedding's target, values and codes; the widest Hessian and its factors.
-        moments = 60 * max(widest, student.spec.hidden) ** 2
-        # A search also holds a candidate's head beside the original's, and their logits.
-        logits = 16 * _TOKENS_OF_LOGITS * student.spec.vocab if recipe.quantize.budgets else 0
-        phases.append(hidden + 5 * embedding + logits + activations + _WORKSPACE_BYTES)
-        phases.append(2 * hidden + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
-    if recipe.quantize.qad_tokens:
-        phases.append(_training_memory(student, recipe, length))
-    if calibration.self_generated:
-        streams = min(streams_at_once(student, length), calibration.samples)
-        cache = streams * student.spec.kv_cache_bytes(length, weight_bytes())
-        phases.append(weight_bytes() * sum(values.values()) + embedding + cache + _WORKSPACE_BYTES)
-    return _TORCH_BYTES + max(phases)
-
-
-def _training_memory(student: Student, recipe: Recipe, length: int) -> int:
-    """Codes, their momentum, the values they stand for and the gradients of both in float32, and the best codes so far;
-    the embedding and both heads; last hidden states; what a batch of activations leaves for the backward pass.
-    """
-    matrices = sum(prod(student.shape(name)) for name in student.names if name != EMBEDDING)
-    widest = max(entry.ffn for entry in student.spec.layers)
-    states = 4 * max(recipe.calibration.samples, recipe.quantize.qad_samples) * length * student.spec.hidden
-    kept = 4 * _TOKENS_IN_TRAINING * student.spec.depth * (6 * widest + 14 * student.spec.hidden)
-    logits = 24 * _TOKENS_OF_LOGITS * student.spec.vocab
-    return 24 * matrices + 4 * 4 * prod(student.shape(EMBEDDING)) + 2 * states + kept + logits + _WORKSPACE_BYTES

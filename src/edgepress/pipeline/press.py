@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # the search brings torch with it
 _SOLVES = 3
 _MARGIN = 0.95  # of the bound is aimed at
 _CLOSE = 0.85  # of the bound is close enough not to solve again
+_LEAST = 1e-3  # of the bound counts as no divergence at all
 
 
 def press(student: Student, recipe: Recipe, directory: Path) -> None:
@@ -123,7 +124,7 @@ def _press_to_divergence(work: Work, directory: Path, search: FormatSearch, goal
         reached = search.solved(Checkpoint(folder).read)
         say(f"solved: divergence {reached:.4f} on held-out text, {goal:g} allowed")
         allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached)
-        bound *= _MARGIN * goal / reached
+        bound *= _MARGIN * goal / max(reached, _LEAST * goal)
         if _CLOSE * goal <= reached <= goal or attempt == _SOLVES - 1 or bound < search.least:
             break
         allocations.append(search.for_divergence(bound))
