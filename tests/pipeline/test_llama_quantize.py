@@ -21,6 +21,7 @@ from edgepress.errors import InputError
 from edgepress.pipeline.llama_quantize import importance_matrix, peer_models
 from edgepress.pipeline.plan import make_plan
 from edgepress.pipeline.run import compress
+from edgepress.pipeline.solve import calibration_text
 from edgepress.pipeline.stages import Output
 from edgepress.recipe import Recipe
 
@@ -133,6 +134,18 @@ def test_the_same_again_makes_nothing_and_another_text_everything(llama_dir: Pat
     assert sorted(path.name for path in (out / "llama.cpp").iterdir()) == ["Q4_0.gguf"]
     other = msgspec.structs.replace(SEARCH, calibration=Calibration(samples=3, length=16, seed=1))
     assert make(llama_dir, other, out)["llama.cpp-Q4_0"].read_bytes() != bytes_made
+
+
+def test_text_that_only_training_sees_goes_into_the_matrix_too(llama_dir: Path, tmp_path: Path) -> None:
+    step = QuantizeStep(solver="nearest", format="q4_0", qad_tokens=64, qad_samples=8)
+    trained = msgspec.structs.replace(NEAREST, compress=(step,))
+    student = open_student(str(llama_dir))
+    importance = importance_matrix(student, calibration_text(student, trained).training)
+    found = matrices(make(llama_dir, trained, tmp_path / "out")["llama.cpp-Q4_0"])
+    weights = matrices(_float_file(llama_dir, tmp_path))
+    for name, squares in importance.items():
+        expected = ggml_quantize("q4_0", np.asarray(weights[name][1], np.float32), squares)
+        assert np.array_equal(found[name][1], expected)
 
 
 def test_a_name_that_is_gone_leaves_no_file_and_twice_is_once(llama_dir: Path, tmp_path: Path) -> None:

@@ -53,6 +53,22 @@ def test_what_only_the_measurements_need_is_refused_before_anything_is_made(stud
     make_plan(student, msgspec.structs.replace(NEAREST, bench=Bench(depth=(0, 254))), ("gguf",))
 
 
+def test_checkpoints_that_pass_away_need_disk_too(student: Student) -> None:
+    calibration = Calibration(samples=8)
+    for step, beside in (({}, 0), ({"qad_tokens": 100}, 1), ({"max_kld": 0.1}, 2)):
+        quantize = QuantizeStep(solver="nearest", choices=("q4_0",) if "max_kld" in step else (), **step)  # type: ignore[arg-type]
+        recipe = Recipe(calibration=calibration, compress=(quantize,))
+        plan = make_plan(student, recipe, ())
+        assert plan.disk_bytes == (1 + beside) * plan.checkpoint_bytes
+
+
+def test_the_students_evaluation_text_is_no_calibration_text(student: Student) -> None:
+    recipe = msgspec.structs.replace(SEARCH, calibration=Calibration(seed=1_000_003))
+    with pytest.raises(InputError, match=r"calibration\.seed"):
+        make_plan(student, recipe, ("gguf",))
+    make_plan(student, msgspec.structs.replace(recipe, evaluate=None), ("gguf",))
+
+
 def test_compress_alone_does_not_care_about_measurements(student: Student) -> None:
     make_plan(student, msgspec.structs.replace(NEAREST, evaluate=Evaluate(files=("absent.txt",))), ())
 

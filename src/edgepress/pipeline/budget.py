@@ -22,6 +22,9 @@ USUAL: dict[ExportTarget, tuple[str, ...]] = {
     "onnx": ("q4_0", "q8_0"),
 }
 
+# How often a model is solved at most to meet a bound on its divergence.
+SOLVES_FOR_A_BOUND = 3
+
 
 def smallest_formats(student: Student, step: QuantizeStep, target: ExportTarget) -> dict[str, str]:
     """The cheapest choice for every matrix that is free; no other assignment makes a smaller file.

@@ -5,8 +5,8 @@ every linear of the layers and none for the embedding and the head: the mean squ
 
     importance_j = E x_j²
 
-over the recipe's own calibration windows, so that both sides know the same text. A recipe that looks at no text is
-compared with files made without one.
+over the recipe's own calibration windows, those that are trained on included, so that both sides know the same text. A
+recipe that looks at no text is compared with files made without one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from edgepress.artifact.families import FAMILIES, gguf_names
 from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.report.peer_labels import PEER, peer_label
-from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
+from edgepress.compress.calibrate.tokens import calibration_digest
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.float_gguf import write_float_gguf
 from edgepress.pipeline.plan import needs_calibration
+from edgepress.pipeline.solve import calibration_text
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import progress
 from edgepress.recipe import Recipe
@@ -55,7 +56,8 @@ def peer_models(student: Student, recipe: Recipe, output: Output) -> dict[str, M
         plain.unlink()
 
     text = calibration_digest(recipe.calibration) if needs_calibration(recipe) else None
-    key = stage_key("llama-quantize", 1, student.digest(), student.name, names, text, library().version)
+    trained = recipe.quantize.qad_samples if recipe.quantize.qad_tokens else None
+    key = stage_key("llama-quantize", 2, student.digest(), student.name, names, text, trained, library().version)
     directory = output.run(PEER, key, make)
     return {peer_label(name): ModelFile(engine="llama.cpp", path=directory / f"{name}.gguf") for name in names}
 
@@ -63,7 +65,7 @@ def peer_models(student: Student, recipe: Recipe, output: Output) -> dict[str, M
 def _recipe_importance(student: Student, recipe: Recipe) -> dict[str, Floats]:
     if not needs_calibration(recipe):
         return {}
-    return importance_matrix(student, calibration_windows(student, recipe.calibration))
+    return importance_matrix(student, calibration_text(student, recipe).training)
 
 
 def importance_matrix(source: WeightSource, windows: NDArray[np.int32]) -> dict[str, Floats]:

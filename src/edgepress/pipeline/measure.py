@@ -34,8 +34,8 @@ from edgepress.runtime.session import Session
 from edgepress.runtime.text import TextCodec
 
 Record = TypeVar("Record")
-# The student's own evaluation text is sampled from a seed that no calibration uses.
-_EVALUATION_SEED = 1_000_003
+# Of the student's own evaluation text; the plan refuses it for calibration.
+EVALUATION_SEED = 1_000_003
 
 
 class EvaluationText(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ def text_windows(source: WeightSource, files: tuple[Path, ...], tokens: int, con
 def own_windows(student: Student, tokens: int, context: int) -> EvaluationText:
     """Windows that the student writes itself, for recipes that name no evaluation text."""
     context = min(context, student.spec.context)
-    calibration = Calibration(samples=max(1, tokens // context), length=context, seed=_EVALUATION_SEED)
+    calibration = Calibration(samples=max(1, tokens // context), length=context, seed=EVALUATION_SEED)
     return EvaluationText(windows=calibration_windows(student, calibration).astype(np.int64), text_sha256=None)
 
 

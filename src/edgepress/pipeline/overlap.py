@@ -8,6 +8,7 @@ from edgepress.artifact.manifest import MANIFEST_FILE, read_manifest
 from edgepress.compress.calibrate.overlap import refuse_overlap
 from edgepress.compress.calibrate.tokens import read_text
 from edgepress.errors import InputError
+from edgepress.pipeline.measure import EVALUATION_SEED
 from edgepress.progress import say
 from edgepress.recipe import Recipe
 
@@ -16,8 +17,13 @@ def check_recipe_texts(recipe: Recipe) -> None:
     """Refuse a recipe that would measure on its own calibration text.
 
     Raises:
-        InputError: the files share a run of words.
+        InputError: the files share a run of words, or the student would write both from one seed.
     """
+    own = recipe.evaluate and not recipe.evaluate.files and recipe.calibration.self_generated
+    if own and recipe.calibration.seed == EVALUATION_SEED:
+        raise InputError(
+            f"calibration.seed: the student writes its evaluation text from seed {EVALUATION_SEED}; take another"
+        )
     if recipe.evaluate and recipe.evaluate.files and recipe.calibration.files:
         calibration = [read_text(Path(name)) for name in recipe.calibration.files]
         evaluation = [read_text(Path(name)) for name in recipe.evaluate.files]

@@ -20,7 +20,7 @@ from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.search.limits import check_alone
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
-from edgepress.pipeline.budget import USUAL, check_budget, smallest_formats, target_bytes
+from edgepress.pipeline.budget import SOLVES_FOR_A_BOUND, USUAL, check_budget, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.measure import text_windows
 from edgepress.pipeline.memory import peak_memory
@@ -32,8 +32,9 @@ from edgepress.runtime.llamacpp_quantize import check_quantizer
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run will do. ``files`` maps paths below the output directory to exact bytes.
 
-    ``compare_bytes`` is what llama.cpp's own files take at most while they are made. Where formats are chosen for a
-    budget, ``model`` and ``files`` are those of the smallest formats until they are.
+    ``compare_bytes`` is what llama.cpp's own files take at most while they are made, ``passing_bytes`` what checkpoints
+    take beside the last one until it is there: those tried for a bound, the solved one that is trained. Where formats
+    are chosen for a budget, ``model`` and ``files`` are those of the smallest formats until they are.
     """
 
     model: ModelPlan
@@ -42,11 +43,12 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_bytes: int
     peak_memory_bytes: int
     compare_bytes: int = 0
+    passing_bytes: int = 0
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that the output directory will take, about."""
-        return self.checkpoint_bytes + sum(self.files.values()) + self.compare_bytes
+        """Bytes that the output directory will take at its fullest, about."""
+        return self.checkpoint_bytes + max(self.passing_bytes, sum(self.files.values()) + self.compare_bytes)
 
 
 def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
@@ -82,6 +84,7 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         checkpoint_bytes=_checkpoint_bytes(model),
         peak_memory_bytes=peak_memory(student, recipe, calibrated=needs_calibration(recipe)),
         compare_bytes=_compare_bytes(student, recipe) if targets and recipe.compare else 0,
+        passing_bytes=_checkpoint_bytes(model) * _passing_checkpoints(step),
     )
 
 
@@ -226,6 +229,11 @@ def check_disk(plan: RunPlan, out: Path) -> None:
             f"{out}: the output needs {plan.disk_bytes / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
             "free some space or choose another disk"
         )
+
+
+def _passing_checkpoints(step: QuantizeStep) -> int:
+    """How many checkpoints lie beside the last one at most, before it takes its name."""
+    return (SOLVES_FOR_A_BOUND - 1 if step.max_kld is not None else 0) + (step.qad_tokens > 0)
 
 
 def _checkpoint_bytes(model: ModelPlan) -> int:

@@ -23,7 +23,7 @@ from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.prepare.apply import prepare
 from edgepress.compress.search.records import COSTS_FILE, Allocation, read_allocation, write_allocation
 from edgepress.compress.student.student import Student
-from edgepress.pipeline.budget import format_sizes, smallest_formats, target_bytes
+from edgepress.pipeline.budget import SOLVES_FOR_A_BOUND, format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
 from edgepress.pipeline.solve import Text, Work, calibration_text
@@ -33,7 +33,6 @@ from edgepress.recipe import Recipe
 if TYPE_CHECKING:  # the search brings torch with it
     from edgepress.compress.search.choose import FormatSearch
 
-_SOLVES = 3
 _MARGIN = 0.95  # of the bound is aimed at
 _CLOSE = 0.85  # of the bound is close enough not to solve again
 _LEAST = 1e-3  # of the bound counts as no divergence at all
@@ -116,7 +115,7 @@ def _press_to_divergence(work: Work, directory: Path, search: FormatSearch, goal
     The solver does not see the windows that the divergence is measured on.
     """
     allocations, bound = [search.for_divergence(goal)], goal
-    for attempt in range(_SOLVES):
+    for attempt in range(SOLVES_FOR_A_BOUND):
         folder = directory / str(attempt)
         folder.mkdir()
         _state(allocations[attempt])
@@ -125,7 +124,7 @@ def _press_to_divergence(work: Work, directory: Path, search: FormatSearch, goal
         say(f"solved: divergence {reached:.4f} on held-out text, {goal:g} allowed")
         allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached)
         bound *= _MARGIN * goal / max(reached, _LEAST * goal)
-        if _CLOSE * goal <= reached <= goal or attempt == _SOLVES - 1 or bound < search.least:
+        if _CLOSE * goal <= reached <= goal or attempt == SOLVES_FOR_A_BOUND - 1 or bound < search.least:
             break
         allocations.append(search.for_divergence(bound))
         if allocations[-1].formats == allocations[-2].formats:
