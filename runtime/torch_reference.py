@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from edgepress.artifact.activations import HIGHEST, LOWEST
 from edgepress.artifact.checkpoint import Checkpoint
@@ -116,14 +117,17 @@ def load_model(source: WeightSource, dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
-def round_inputs(model: nn.Module, scales: Mapping[str, float]) -> None:
+def round_inputs(model: nn.Module, scales: Mapping[str, float]) -> list[RemovableHandle]:
     """Make linears round their inputs to static int8, by the scales of a checkpoint (weight's name → scale).
 
     x → s · clip(round(x / s), -128, 127) in float32, halves to the even level as QuantizeLinear has it. An engine that
     multiplies the integers differs by the rounding of sums, and where that carries a later value into the next level.
+    Returns what undoes it.
     """
-    for name, scale in scales.items():
+    return [
         model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(_rounding(scale))
+        for name, scale in scales.items()
+    ]
 
 
 def _rounding(scale: float) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], torch.Tensor]:

@@ -7,7 +7,8 @@ returns its input. Then a real layer can be filled, run over all windows and emp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, LAYER
 from edgepress.artifact.weights import WeightSource
 from edgepress.runtime.session import return_freed_memory
-from edgepress.runtime.torch_reference import build_skeleton, load_parameter
+from edgepress.runtime.torch_reference import build_skeleton, load_parameter, round_inputs
 
 Floats = NDArray[np.float32]
 TOKENS_PER_BATCH = 2048
@@ -70,6 +71,16 @@ class Skeleton:
         """A batch through a layer; ``layer`` may be a copy of layer ``index``."""
         output = layer(hidden, **self._arguments[index, len(hidden)])
         return output if isinstance(output, torch.Tensor) else output[0]
+
+    @contextmanager
+    def rounded_inputs(self, scales: Mapping[str, float]) -> Iterator[None]:
+        """Linears round their inputs to static int8, by scales by the name of their weights, while the block runs."""
+        handles = round_inputs(self._model, scales)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def release(self, index: int) -> None:
         """Empty a layer."""

@@ -8,7 +8,7 @@
    the whole candidate fell.
 5. Random allocations of the same bytes show what choosing is worth, and ``frontier`` what other budgets would bring.
 
-All of it stays within a bound on the predicted time of a token as well, where one is given.
+All but the frontier stays within a bound on the predicted time of a token as well, where one is given.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.held_out import hold_out
@@ -106,9 +107,9 @@ class FormatSearch:
         chosen = allocate_for_loss(self._losses, self._sizes, bound, self._time) if self._time else unbounded
         return self._refined(chosen, unbounded, sum(self._sizes[name][format] for name, format in chosen.items()))
 
-    def solved(self, values: Callable[[str], Floats]) -> float:
-        """Divergence of a finished model, whose tensors ``values`` reads, on the held-out windows."""
-        return self._divergence.of(lambda name, _original: values(name))
+    def solved(self, checkpoint: Checkpoint) -> float:
+        """Divergence of a finished model on the held-out windows, with its inputs rounded where it rounds them."""
+        return self._divergence.of(lambda name, _original: checkpoint.read(name), checkpoint.activation_scales)
 
     def close(self) -> None:
         """Remove what the measurements left on disk."""

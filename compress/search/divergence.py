@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,13 +26,15 @@ class Divergence:
         self._head = HEAD if HEAD in source.names else EMBEDDING
         self._reference = _final(self._skeleton, _unchanged)
 
-    def of(self, change: Change) -> float:
+    def of(self, change: Change, input_scales: Mapping[str, float] = MappingProxyType({})) -> float:
         """Mean KL divergence in nats per token of the model whose tensors went through ``change``.
 
         Args:
             change: (name, values) → the candidate's values of a tensor.
+            input_scales: static scales of the inputs that the candidate rounds to int8, by the weight's name.
         """
-        return float(self.per_token(change).mean())
+        with self._skeleton.rounded_inputs(input_scales):
+            return float(self.per_token(change).mean())
 
     @torch.inference_mode()
     def per_token(self, change: Change) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from tiny_models import make_model_dir
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, layer_name
 from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.calibrate.held_out import hold_out
 from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.search.divergence import Divergence
@@ -24,6 +25,7 @@ from edgepress.errors import InputError
 from edgepress.pipeline.plan import make_plan
 from edgepress.pipeline.run import compress
 from edgepress.recipe import ExportTarget, Recipe
+from edgepress.runtime.torch_reference import TorchSession
 
 pytestmark = pytest.mark.usefixtures("one_core")
 CALIBRATION = Calibration(samples=6, length=48)
@@ -140,6 +142,32 @@ def test_a_bound_on_the_divergence_is_met_by_the_solved_model(student: Path, tmp
     assert found == pytest.approx(allocation.solved_kld, rel=1)
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir() if path.is_dir()) == []
     assert len(set(allocation.formats.values())) > 1
+
+
+def test_a_bound_counts_the_rounding_of_inputs_where_there_is_one(student: Path, tmp_path: Path) -> None:
+    """Against whole models in torch, which simulate what ships."""
+    step: dict[str, Any] = {"solver": "nearest", "embedding": "f32", "activations": "int8", "choices": ("int8",)}
+    opened = open_student(str(student))
+    compress(opened, recipe("onnx", max_kld=50.0, **step), tmp_path, ())
+    allocation, checkpoint = read_allocation(tmp_path / "checkpoint"), Checkpoint(tmp_path / "checkpoint")
+    assert allocation is not None and allocation.solved_kld is not None
+    windows = hold_out(calibration_windows(opened, CALIBRATION))[0][::2]
+    with TorchSession(opened) as before, TorchSession(checkpoint) as after:
+        found = []
+        for window in windows.tolist():
+            before.reset()
+            after.reset()
+            wanted, reached = (_log_softmax(session.prefill(window)) for session in (before, after))
+            found.append((np.exp(wanted) * (wanted - reached)).sum(-1).mean())
+    assert allocation.solved_kld == pytest.approx(np.mean(found), rel=0.02)
+    weights = Divergence(opened, windows).of(lambda name, _values: checkpoint.read(name))
+    assert allocation.solved_kld > 1.2 * weights
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found
 
 
 def write(path: Path, **document: Any) -> Path:

@@ -56,7 +56,7 @@ def test_what_only_the_measurements_need_is_refused_before_anything_is_made(stud
 def test_checkpoints_that_pass_away_need_disk_too(student: Student) -> None:
     calibration = Calibration(samples=8)
     for step, beside in (({}, 0), ({"qad_tokens": 100}, 1), ({"max_kld": 0.1}, 2)):
-        quantize = QuantizeStep(solver="nearest", choices=("q4_0",) if "max_kld" in step else (), **step)  # type: ignore[arg-type]
+        quantize = QuantizeStep(solver="nearest", choices=("q4_0",) if "max_kld" in step else (), **step)
         recipe = Recipe(calibration=calibration, compress=(quantize,))
         plan = make_plan(student, recipe, ())
         assert plan.disk_bytes == (1 + beside) * plan.checkpoint_bytes

@@ -120,7 +120,7 @@ def _press_to_divergence(work: Work, directory: Path, search: FormatSearch, goal
         folder.mkdir()
         _state(allocations[attempt])
         work.solve(allocations[attempt].formats, folder, search.rest)
-        reached = search.solved(Checkpoint(folder).read)
+        reached = search.solved(Checkpoint(folder))
         say(f"solved: divergence {reached:.4f} on held-out text, {goal:g} allowed")
         allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached)
         bound *= _MARGIN * goal / max(reached, _LEAST * goal)
