@@ -53,7 +53,7 @@ class FrontierPoint(msgspec.Struct, frozen=True, kw_only=True):
 class FormatSearch(msgspec.Struct, frozen=True, kw_only=True):
     """What a search for formats found, as ``compress`` records it: divergences in nats per token on calibration text,
     of the formats that were chosen and of random ones of the same bytes, all before the final solve. The matrices take
-    ``used_bytes`` of the file, the rest ``other_bytes``.
+    ``used_bytes`` of the file, the rest ``other_bytes``. With a bound on the divergence also that of the solved model.
     """
 
     used_bytes: int
@@ -63,6 +63,8 @@ class FormatSearch(msgspec.Struct, frozen=True, kw_only=True):
     time: TokenTime | None = None
     other_bytes: int = 0
     frontier: tuple[FrontierPoint, ...] = ()
+    solved_kld: float | None = None
+    max_kld: float | None = None
 
 
 class TensorLoss(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,6 +104,7 @@ def _layers(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, An
         "outside": [(name, significant(error.relative_error), error.format) for name, error in outside],
         "worst": [(error.name, significant(error.relative_error), error.format) for error in worst],
         "search": _search(contents),
+        "bound": _bound(contents),
         "token_time": _token_time(contents),
         "distilled": _distilled(contents),
         "frontier": contents.search is not None and bool(contents.search.frontier),
@@ -119,6 +120,14 @@ def _search(contents: Contents) -> tuple[str, str] | None:
         return None
     random = contents.search.random_kld
     return significant(contents.search.tried_kld), significant(sum(random) / len(random))
+
+
+def _bound(contents: Contents) -> tuple[str, str, bool] | None:
+    """Divergence of the solved model, what the recipe allows, and whether that is met."""
+    search = contents.search
+    if search is None or search.solved_kld is None or search.max_kld is None:
+        return None
+    return significant(search.solved_kld), significant(search.max_kld), search.solved_kld <= search.max_kld
 
 
 def _token_time(contents: Contents) -> tuple[str, str, str] | None:

@@ -49,6 +49,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     tried_kld      of the allocation as a whole, on held-out calibration windows, after GPTQ's sweep alone
     random_kld     the same for random allocations of the same bytes
     solved_kld     of the finished checkpoint, where a bound was given; the solver has not seen those windows
+    max_kld        that bound
     time           where there is a bound on the time of a token
     other_bytes    of the file, that are not the matrices'
     frontier       predictions for other budgets, from the smallest file to the finest
@@ -61,6 +62,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     random_kld: tuple[float, ...]
     tensors: tuple[TensorChoice, ...]
     solved_kld: float | None = None
+    max_kld: float | None = None
     time: TokenTime | None = None
     other_bytes: int = 0
     frontier: tuple[FrontierPoint, ...] = ()

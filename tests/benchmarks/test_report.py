@@ -245,6 +245,17 @@ def test_a_search_for_formats_says_what_it_was_worth_and_what_a_token_is_predict
     assert re.search(r"without that bound would take 13\.[78]", bounded)
 
 
+@pytest.mark.parametrize(("solved", "verdict"), [(0.04, ": met."), (0.06, ": not met, this is the best effort.")])
+def test_the_page_says_whether_a_bound_on_the_divergence_was_met(tmp_path: Path, solved: float, verdict: str) -> None:
+    make_manifest(tmp_path)
+    search = {"used_bytes": 1000, "predicted_kld": 0.1, "tried_kld": 0.1, "random_kld": [0.2]}
+    (tmp_path / "checkpoint").mkdir()
+    path = tmp_path / "checkpoint/allocation.json"
+    path.write_text(json.dumps(search | {"solved_kld": solved, "max_kld": 0.05}), encoding="utf-8")
+    text = " ".join(Page(write_report(tmp_path)).visible.split())
+    assert re.search(rf"diverge by {solved}0* nats per token .* allows 0\.050* ?{verdict}", text)
+
+
 def test_a_file_that_lacks_one_measurement_is_named(tmp_path: Path) -> None:
     out = tmp_path / "out"
     make_output(out)

@@ -122,7 +122,7 @@ def _press_to_divergence(work: Work, directory: Path, search: FormatSearch, goal
         work.solve(allocations[attempt].formats, folder, search.rest)
         reached = search.solved(Checkpoint(folder))
         say(f"solved: divergence {reached:.4f} on held-out text, {goal:g} allowed")
-        allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached)
+        allocations[attempt] = msgspec.structs.replace(allocations[attempt], solved_kld=reached, max_kld=goal)
         bound *= _MARGIN * goal / max(reached, _LEAST * goal)
         if _CLOSE * goal <= reached <= goal or attempt == SOLVES_FOR_A_BOUND - 1 or bound < search.least:
             break
