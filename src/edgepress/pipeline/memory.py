@@ -56,7 +56,7 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
     if recipe.quantize.qad_tokens:
         phases.append(_training_memory(student, recipe, length))
     if calibration.self_generated:
-        streams = min(streams_at_once(student, length), calibration.samples)
+        streams = min(streams_at_once(student, length), max(calibration.samples, recipe.quantize.qad_samples))
         cache = streams * student.spec.kv_cache_bytes(length, weight_bytes())
         phases.append(weight_bytes() * sum(values.values()) + embedding + cache + _WORKSPACE_BYTES)
     return _TORCH_BYTES + max(phases)

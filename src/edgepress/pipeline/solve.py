@@ -98,7 +98,9 @@ class Work:
 
 
 def calibration_text(student: Student, recipe: Recipe) -> Text:
-    """The windows of a recipe; with training, a part is held out and the solver sees as many as it would without."""
+    """The windows of a recipe. With training a part is held out, and the solver sees as many of the rest as it would
+    without, or all.
+    """
     calibration, step = recipe.calibration, recipe.quantize
     if step.qad_tokens == 0:
         windows = calibration_windows(student, calibration)
