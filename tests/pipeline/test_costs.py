@@ -192,7 +192,7 @@ def test_what_cannot_be_bounded_is_one_line_before_any_work(
 
 def test_two_limits_that_exclude_each_other_are_one_line(student: Path, tmp_path: Path) -> None:
     costs = write_costs(student, tmp_path / "costs.json")
-    plain = write_recipe(tmp_path / "plain.yaml", format="q4_0")
+    plain = write_recipe(tmp_path / "plain.yaml", format="q4_0", choices=[])
     made = edgepress("compress", student, "--recipe", plain, "-o", tmp_path / "none", "--dry-run", "--json").json()
     assert made["tensors"]
     small = sum(
