@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,13 @@ def test_the_divergence_is_that_of_the_whole_models(family_dir: Path) -> None:
     assert Divergence(student, WINDOWS).of(lambda _name, values: values) == pytest.approx(0, abs=1e-9)
 
 
+@cache
+def expected_costs(directory: Path) -> tuple[list[dict[str, float]], Divergence]:
+    """Of three draws of the labels, and the model's divergence; the same for all parts."""
+    student = open_student(str(directory))
+    return [fisher_costs(student, WINDOWS, seed) for seed in range(3)], Divergence(student, WINDOWS)
+
+
 # Attention averages the values' errors over tokens, which the estimate takes for independent: it is too low there.
 @pytest.mark.parametrize(
     ("part", "tolerance"),
@@ -52,11 +60,10 @@ def test_the_divergence_is_that_of_the_whole_models(family_dir: Path) -> None:
 )
 def test_the_fisher_cost_predicts_what_random_errors_do(family_dir: Path, part: str, tolerance: float) -> None:
     """Errors as rounding makes them, independent from row to row, each row's in proportion to its output."""
-    student = open_student(str(family_dir))
     name = layer_name(1, part)
-    weight = student.read(name)
-    cost = np.mean([fisher_costs(student, WINDOWS, seed)[name] for seed in range(3)])
-    divergence, rng, relative = Divergence(student, WINDOWS), np.random.default_rng(2), 1e-4
+    weight = open_student(str(family_dir)).read(name)
+    costs, divergence = expected_costs(family_dir)
+    cost, rng, relative = np.mean([found[name] for found in costs]), np.random.default_rng(2), 1e-4
     measured = []
     for _ in range(4):
         noise = rng.standard_normal(weight.shape) * np.sqrt(relative * (weight**2).mean(axis=1, keepdims=True))
