@@ -49,9 +49,10 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
     if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
         # Two models' hidden states; the embedding's target, values and codes; the widest Hessian and its factors.
         moments = 60 * max(widest, student.spec.hidden) ** 2
-        # A search also holds a candidate's head beside the original's, and their logits.
+        # A search also holds a candidate's embedding and head beside the original's, and their logits.
+        copies = 8 if recipe.quantize.budgets else 5
         logits = 16 * _TOKENS_OF_LOGITS * student.spec.vocab if recipe.quantize.budgets else 0
-        phases.append(hidden + 8 * embedding + logits + activations + _WORKSPACE_BYTES)
+        phases.append(hidden + copies * embedding + logits + activations + _WORKSPACE_BYTES)
         phases.append(2 * hidden + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
     if recipe.quantize.qad_tokens:
         phases.append(_training_memory(student, recipe, length))
