@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from shipped_weights import gguf_matrices, onnx_matrices, row_bag
 from tiny_models import FAMILY_NAMES, make_model_dir
 
@@ -27,7 +28,7 @@ from edgepress.pipeline.run import compress
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.locate import ENGINES, choose_model, open_session
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
 
 TOKENS = [int(token) for token in np.random.default_rng(6).integers(4, 320, 80)]
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -52,13 +53,6 @@ def quantize(**step: Any) -> Recipe:
 def press(model: Path, out: Path, **step: Any) -> RunPlan:
     recipe = quantize(**step)
     return compress(open_student(str(model)), recipe, out, recipe.export)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from commands import edgepress
 from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint
@@ -27,16 +28,9 @@ from edgepress.pipeline.run import compress
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.torch_reference import TorchSession
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
 CALIBRATION = Calibration(samples=6, length=48)
 QUICK: dict[str, Any] = {"evaluate": None, "bench": None, "samples": None, "baseline": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from commands import edgepress
 from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from report_output import Page
 from tiny_models import make_model_dir
 
@@ -25,7 +26,7 @@ from edgepress.pipeline.press import unquantized
 from edgepress.pipeline.run import compress
 from edgepress.recipe import Recipe
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
 RUN: dict[str, Any] = {
     "calibration": {"samples": 2, "length": 16},
     "compress": [{"step": "quantize", "solver": "nearest", "format": "q4_0", "embedding": "q8_0"}],
@@ -34,13 +35,6 @@ RUN: dict[str, Any] = {
     "samples": None,
     "baseline": False,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

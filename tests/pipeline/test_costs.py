@@ -11,6 +11,7 @@ import pytest
 import yaml
 from commands import edgepress
 from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint
@@ -23,16 +24,9 @@ from edgepress.errors import InputError
 from edgepress.pipeline.costs import matrix_shapes, multiplied, token_time_limit
 from edgepress.runtime.environment import Environment, read_machine, read_state
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
 CHOICES = ("q4_0", "q8_0")
 Time = Callable[[int, int, str], float]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

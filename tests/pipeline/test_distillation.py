@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint
@@ -24,15 +25,8 @@ from edgepress.pipeline.run import compress
 from edgepress.pipeline.solve import calibration_text
 from edgepress.recipe import Recipe
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
 QUICK: dict[str, Any] = {"evaluate": None, "bench": None, "samples": None, "baseline": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def recipe(samples: int = 8, **step: Any) -> Recipe:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
 from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint
@@ -24,18 +25,11 @@ from edgepress.pipeline.run import compress
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.locate import ENGINES, choose_model
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
 
 METHODS: tuple[Preparation, ...] = get_args(Preparation)
 BOTH: tuple[ExportTarget, ...] = ("gguf", "onnx")
 CALIBRATION = Calibration(samples=6, length=48)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def recipe(**step: Any) -> Recipe:
