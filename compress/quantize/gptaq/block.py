@@ -1,13 +1,9 @@
 """One block of columns: the scale for which rounding *with* error feedback loses least.
 
-For a block of weights w (one row of it), Hessian H_b and U upper triangular with (H_b)⁻¹ = Uᵀ U, GPTQ rounds column by
-column, moving what a column loses into the columns to come:
-
-    q_j = nearest((w_j - m) / s),    e_j = (w_j - m - s q_j) / U_jj,    w_k ← w_k - e_j U_jk  for k > j
-
-and its loss is exactly Σ e_j² = (ŵ - w) H_b (ŵ - w)ᵀ. Usually s is fixed beforehand, by a rule that does not know of
-the feedback. Here every scale of a fan is tried with this loop, all rows and candidates at once, and the least loss
-decides; then s (and m) are refitted to the codes by least squares in H_b and the loop runs again around that.
+GPTQ rounds a block column by column and moves what a column loses into the columns to come (``kernels``). Usually its
+scale s is fixed beforehand, by a rule that does not know of the feedback. Here every scale of a fan is tried with it,
+and the least loss decides; then s (and the minimum m) are refitted to the codes by least squares in the block's Hessian
+and the loop runs again around that.
 """
 
 from __future__ import annotations
@@ -17,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from edgepress.compress.quantize.gptaq.grid import Grid, inverse
+from edgepress.compress.quantize.gptaq.kernels import best_with_feedback
 from edgepress.compress.quantize.gptaq.lattice import Lattice
 
 _REFITS = 2
@@ -24,7 +21,7 @@ _NEIGHBOURS = (1.0, 1.01, 0.99)
 
 
 class Solution(NamedTuple):
-    """Of one block, row by row; ``errors`` are the e_j above, to be fed to the columns behind the block."""
+    """Of one block, row by row; ``errors`` are the e_j of ``kernels``, to be fed to the columns behind the block."""
 
     levels: torch.Tensor  # (rows, width)
     errors: torch.Tensor  # (rows, width)
@@ -100,34 +97,10 @@ def _targets(grid: Grid) -> torch.Tensor:
 def _best(
     weight: torch.Tensor, upper: torch.Tensor, grid: Grid, scale: torch.Tensor, minimum: torch.Tensor
 ) -> Solution:
-    """The candidate with the least loss, row by row."""
-    levels, errors, loss = _round_with_feedback(weight, upper, grid, scale, minimum)
-    best = loss.argmin(0, keepdim=True)
-    place = best[None].expand(len(levels), 1, -1)
-    return Solution(
-        levels.gather(1, place)[:, 0].T,
-        errors.gather(1, place)[:, 0].T,
-        scale.gather(0, best)[0],
-        minimum.gather(0, best)[0],
-        loss.gather(0, best)[0],
-    )
-
-
-def _round_with_feedback(
-    weight: torch.Tensor, upper: torch.Tensor, grid: Grid, scale: torch.Tensor, minimum: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The loop of the module docstring: levels and errors (width, candidates, rows), losses (candidates, rows)."""
-    # Contiguous, or the sum takes the transposed layout and every slice of it strides through memory.
-    left = weight.T.contiguous()[:, None, :] - minimum
-    levels, errors = torch.empty_like(left), torch.empty_like(left)
-    per_scale, loss = inverse(scale), torch.zeros_like(scale)
-    for j in range(len(left)):
-        levels[j] = grid.nearest(left[j] * per_scale)
-        torch.sub(left[j], levels[j] * scale, out=errors[j])
-        errors[j] /= upper[j, j]
-        loss.addcmul_(errors[j], errors[j])
-        left[j + 1 :] -= upper[j, j + 1 :, None, None] * errors[j]
-    return levels, errors, loss
+    """The candidate with the least loss, row by row; candidates are (candidates, rows)."""
+    fed = best_with_feedback(weight, upper, grid, scale.T, minimum.T)
+    place = fed.best[None]
+    return Solution(fed.levels, fed.errors, scale.gather(0, place)[0], minimum.gather(0, place)[0], fed.loss)
 
 
 def _least_squares(

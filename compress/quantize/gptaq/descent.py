@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 
 from edgepress.compress.quantize.gptaq.block import Factors, factors_of, solve_block
-from edgepress.compress.quantize.gptaq.grid import Grid, inverse
+from edgepress.compress.quantize.gptaq.grid import Grid
+from edgepress.compress.quantize.gptaq.kernels import descend
 from edgepress.compress.quantize.gptaq.rounded import Rounded
 
 _PASSES = 2
@@ -51,16 +52,10 @@ class Descent:
 
     def _walk(self, state: Rounded, block: int, wanted: torch.Tensor, hessian: torch.Tensor) -> None:
         """Move the block's integers one by one."""
-        columns, scale = state.columns(block), state.scale[:, block]
-        per_scale = inverse(scale)
-        slope = ((wanted - state.block_values(block)) @ hessian).T.contiguous()
-        levels = state.levels[:, columns].T.contiguous()
-        for _ in range(_PASSES):
-            for j in range(len(levels)):
-                moved = self._grid.nearest(levels[j] + slope[j] * (per_scale / hessian[j, j]))
-                slope -= hessian[:, j, None] * ((moved - levels[j]) * scale)
-                levels[j] = moved
-        state.levels[:, columns] = levels.T
+        columns = state.columns(block)
+        slope = (wanted - state.block_values(block)) @ hessian
+        levels = descend(state.levels[:, columns], slope, state.scale[:, block], hessian, self._grid, _PASSES)
+        state.levels[:, columns] = levels
 
 
 def _error(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:

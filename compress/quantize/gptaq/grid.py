@@ -19,14 +19,14 @@ class Grid:
         # The midpoints of integer levels are multiples of 1/2, so a table over half-integer cells is exact.
         self._origin = int(2 * self.low) - 1
         cells = torch.arange(self._origin, int(2 * self.high) + 2) / 2 + 0.25
-        self._table = self.levels[torch.bucketize(cells, self._midpoints)]
+        self.table = self.levels[torch.bucketize(cells, self._midpoints)]
 
     def nearest(self, scaled: torch.Tensor) -> torch.Tensor:
         """The level nearest to each value, same shape; overwrites ``scaled`` on uniform grids."""
         if self.uniform:
             return scaled.round_().clamp_(self.low, self.high)
-        cell = (scaled * 2).floor_().sub_(self._origin).clamp_(0, len(self._table) - 1)
-        return self._table[cell.to(torch.int32)]
+        cell = (scaled * 2).floor_().sub_(self._origin).clamp_(0, len(self.table) - 1)
+        return self.table[cell.to(torch.int32)]
 
     def codes(self, levels: torch.Tensor) -> torch.Tensor:
         """uint8 codes of levels."""

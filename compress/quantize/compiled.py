@@ -1,0 +1,40 @@
+"""Loops that arrays cannot express well: compiled by numba, run over bands of rows in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+from numba import njit
+
+_FEW = 64  # rows that are not worth a thread
+
+
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """A function of arrays and numbers as machine code, compiled at the first call and without the interpreter's lock.
+
+    The code is kept for later processes where a cache directory can be written. numba does not see changes in functions
+    of other modules, so a kernel and what it calls belong in one file.
+    """
+    try:
+        return njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # neither beside the module nor in the user's home
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+def in_bands(kernel: Callable[[int, int], None], rows: int) -> None:
+    """Call ``kernel(start, stop)`` on bands that make up ``rows``, on as many threads as torch uses."""
+    threads = min(torch.get_num_threads(), rows // _FEW)
+    if threads <= 1:
+        kernel(0, rows)
+        return
+    edges = [rows * part // threads for part in range(threads + 1)]
+    for _ in _pool(threads).map(kernel, edges[:-1], edges[1:]):
+        pass
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
