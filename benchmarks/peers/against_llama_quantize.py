@@ -4,7 +4,8 @@
     2  llama-imatrix on the calibration text; llama-quantize with it, and without
     3  edgepress on the same text, with the type of every tensor read from llama-quantize's file:
        gptaq and scale_search stand against llama-quantize with the importance matrix, nearest against it without;
-       budget is gptaq with types of its own choice, in at most --budget-share of llama-quantize's bytes
+       budget is gptaq with types of its own choice, in at most --budget-share of llama-quantize's bytes;
+       one share for all formats, or one each
     4  llama-perplexity: KL divergence of every file from the reference on the evaluation text
 
 With ``--seeds 3`` steps 2 to 4 are taken on three stretches of the calibration text that have nothing in common,
@@ -153,7 +154,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for files, logs and comparison.json")
     parser.add_argument("--formats", nargs="+", default=["q8_0", "q4_0"], help="llama-quantize's names, any case")
     parser.add_argument("--solvers", nargs="+", choices=list(RIVALS), default=["gptaq", "nearest"])
-    parser.add_argument("--budget-share", type=float, default=1.0, help="of llama-quantize's bytes, for solver budget")
+    parser.add_argument(
+        "--budget-share", type=float, nargs="+", default=[1.0], help="of llama-quantize's bytes: one, or one per format"
+    )
     parser.add_argument("--token-embedding-type", help="passed to llama-quantize; edgepress follows its file")
     parser.add_argument("--chunks", type=int, default=40)
     parser.add_argument("--context", type=int, default=512)
@@ -165,7 +168,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--limit", type=float, default=1.05, help="largest ratio of mean divergences that passes")
     parser.add_argument("--only-llama", action="store_true", help="llama.cpp's numbers alone")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if len(options.budget_share) not in (1, len(options.formats)):
+        parser.error(f"--budget-share: {len(options.budget_share)} shares for {len(options.formats)} formats")
+    return options
 
 
 def print_contest(contest: Contest, pairs: list[dict[str, Any]]) -> None:

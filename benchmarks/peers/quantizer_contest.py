@@ -93,7 +93,9 @@ class Contest:
     def _step(self, solver: str, theirs: Entry) -> dict[str, Any]:
         """The quantize step that stands against a file of llama-quantize's."""
         if solver == "budget":
-            megabytes = self.options.budget_share * theirs.file_bytes / 1e6
+            shares = self.options.budget_share
+            share = shares[self.options.formats.index(theirs.format) if len(shares) > 1 else 0]
+            megabytes = share * theirs.file_bytes / 1e6
             return {"step": "quantize", "solver": "gptaq", "target_mb": megabytes}
         return quantize_step(tensor_types(theirs.path), self.spec, solver)
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import msgspec
 import torch
 
+from edgepress.compress.calibrate.one_dnn import linear
+
 
 class InputStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Second moments, float64, (columns, columns).
@@ -37,10 +39,9 @@ class Moments:
         x = inputs.reshape(-1, inputs.shape[-1])
         energy = x.square().mean(1, keepdim=True)
         weighted = (x * torch.where(energy > 0, 1 / energy, torch.zeros_like(energy))).T
-        self._hessian = _sum(self._hessian, weighted @ x)
+        self._hessian = _sum(self._hessian, linear(weighted, x.T))
         if original is not None:
-            # (w x) (x° - x)ᵀ is the transpose of D's term.
-            self._drift = _sum(self._drift, (weighted @ (original.reshape(x.shape) - x)).T)
+            self._drift = _sum(self._drift, linear((original.reshape(x.shape) - x).T, weighted))
         self._tokens += len(x)
 
     def finish(self) -> InputStatistics:

@@ -4,15 +4,18 @@ Each layer is visited once. Its linears are taken in groups that read the same i
 group's statistics are asked for when everything before it has been replaced by what ships, so that they are those of
 the compressed model, with the drift from the original beside them.
 
-A forward pass for a group's inputs is cut off at the group, and repeated for the next: that costs about two passes more
-than keeping the inputs would, and no memory. Held at a time: the hidden states of all windows, twice; one layer, twice;
-one batch of activations.
+A forward pass for a group's inputs is cut off at the group. The next one does not repeat what led to the last linear of
+a block (attention, MLP): that linear's inputs are kept, and the block resumes from there. The original
+does not wait for the MLP's last linear to be replaced, so it goes on to the end of the layer at once. Held at a time:
+the hidden states of all windows and the inputs of an attention's last linear, twice; those of an MLP's; one layer,
+twice; one batch of activations.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgepress.artifact.families import LAYER
+from edgepress.artifact.families import LAYER, LINEARS
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
+
+# The last linear of a block, and whether the block returns a tuple.
+_LAST = {LINEARS["attn_output"]: True, LINEARS["ffn_down"]: False}
+_LAST_OF_LAYER = LINEARS["ffn_down"]
+_Kept = dict[str, torch.Tensor]
 
 
 class PairWalk:
@@ -62,14 +70,28 @@ class PairVisit:
         self.tensors = skeleton.read_layer(index)
         first = skeleton.fill(index, self.tensors)
         self._layers = (first, copy.deepcopy(first))
+        # Inputs of last linears, all windows; those that are still being gathered.
+        self._kept: tuple[_Kept, _Kept] = ({}, {})
+        self._pending: tuple[_Kept, _Kept] = ({}, {})
+        self._original_ended = False
 
     @torch.inference_mode()
     def statistics(self, name: str) -> InputStatistics:
-        """Of the inputs of a linear, by its weight's Hugging Face name."""
+        """Of the inputs of a linear, by its weight's Hugging Face name; to be asked for in the order of computation."""
         part, moments = name.removeprefix(self._prefix).removesuffix(".weight"), Moments()
+        at_the_end = part == _LAST_OF_LAYER
         for batch in self._skeleton.batches:
-            original, compressed = (self._input(which, part, batch) for which in (0, 1))
+            original = self._end_original(batch) if at_the_end else self._input(0, part, batch)
+            compressed = self._input(1, part, batch)
             moments.add(compressed, original)
+            if part in _LAST:
+                self._keep(1, part, batch, compressed)
+            if part in _LAST and not at_the_end:
+                self._keep(0, part, batch, original)
+        for kept, pending in zip(self._kept, self._pending, strict=True):
+            kept |= pending
+            pending.clear()
+        self._original_ended |= at_the_end
         return moments.finish()
 
     def replace(self, name: str, values: Floats) -> None:
@@ -81,21 +103,69 @@ class PairVisit:
     @torch.inference_mode()
     def finish(self) -> None:
         """Run both layers to their end."""
-        for layer, hidden in zip(self._layers, self._hidden, strict=True):
-            for batch in self._skeleton.batches:
-                hidden[batch] = self._skeleton.run(layer, self.index, hidden[batch])
+        for batch in self._skeleton.batches:
+            if not self._original_ended:
+                self._end_original(batch)
+            self._hidden[1][batch] = self._run(1, batch)
+
+    def _run(self, which: int, batch: slice) -> torch.Tensor:
+        """A batch through the layer of one of the models."""
+        layer = self._layers[which]
+        with _resumed(layer, {part: inputs[batch] for part, inputs in self._kept[which].items()}):
+            return self._skeleton.run(layer, self.index, self._hidden[which][batch])
+
+    def _keep(self, which: int, part: str, batch: slice, inputs: torch.Tensor) -> None:
+        pending = self._pending[which]
+        if part not in pending:  # in one piece: many small ones leave holes in the memory
+            pending[part] = inputs.new_empty(self._skeleton.samples, *inputs.shape[1:])
+        pending[part][batch] = inputs
 
     def _input(self, which: int, part: str, batch: slice) -> torch.Tensor:
         """The input of a linear in one of the models, for one batch."""
-        layer = self._layers[which]
-        handle = layer.get_submodule(part).register_forward_pre_hook(_stop)
+        handle = self._layers[which].get_submodule(part).register_forward_pre_hook(_stop)
         try:
-            self._skeleton.run(layer, self.index, self._hidden[which][batch])
+            self._run(which, batch)
         except _ReachedError as reached:
             return reached.inputs
         finally:
             handle.remove()
         raise AssertionError(f"{self._prefix}{part} was not called")
+
+    def _end_original(self, batch: slice) -> torch.Tensor:
+        """Run the original's layer to its end, and return the inputs of its last linear, for one batch."""
+        seen: list[torch.Tensor] = []
+        last = self._layers[0].get_submodule(_LAST_OF_LAYER)
+        handle = last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        try:
+            self._hidden[0][batch] = self._run(0, batch)
+        finally:
+            handle.remove()
+        return seen[0]
+
+
+class _Resumed(nn.Module):
+    """Stands for a block of which the inputs of its last linear are known."""
+
+    def __init__(self, last: nn.Module, inputs: torch.Tensor, in_tuple: bool) -> None:
+        super().__init__()
+        self._last, self._inputs, self._in_tuple = last, inputs, in_tuple
+
+    def forward(self, *_: Any, **__: Any) -> torch.Tensor | tuple[torch.Tensor, None]:
+        output: torch.Tensor = self._last(self._inputs)
+        return (output, None) if self._in_tuple else output
+
+
+@contextmanager
+def _resumed(layer: nn.Module, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Blocks resume from the inputs of their last linears, given by the linear's name in the layer."""
+    blocks = {part.rpartition(".")[0]: layer.get_submodule(part.rpartition(".")[0]) for part in inputs}
+    try:
+        for part, values in inputs.items():
+            setattr(layer, part.rpartition(".")[0], _Resumed(layer.get_submodule(part), values, _LAST[part]))
+        yield
+    finally:
+        for name, block in blocks.items():
+            setattr(layer, name, block)
 
 
 class _ReachedError(Exception):

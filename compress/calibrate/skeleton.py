@@ -18,6 +18,7 @@ from torch import nn
 
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, LAYER
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.one_dnn import OneDnnLinears
 from edgepress.runtime.session import return_freed_memory
 from edgepress.runtime.torch_reference import build_skeleton, load_parameter, round_inputs
 
@@ -29,7 +30,7 @@ class Skeleton:
     """A model's structure, and the windows that are run through it in batches."""
 
     def __init__(self, source: WeightSource, windows: NDArray[np.int32]) -> None:
-        self.source = source
+        self.source, self.samples = source, len(windows)
         self._windows = windows
         self._model = build_skeleton(source)
         self.layers: list[nn.Module] = list(self._model.model.layers)
@@ -69,7 +70,8 @@ class Skeleton:
 
     def run(self, layer: nn.Module, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """A batch through a layer; ``layer`` may be a copy of layer ``index``."""
-        output = layer(hidden, **self._arguments[index, len(hidden)])
+        with OneDnnLinears():
+            output = layer(hidden, **self._arguments[index, len(hidden)])
         return output if isinstance(output, torch.Tensor) else output[0]
 
     @contextmanager

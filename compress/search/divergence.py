@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.one_dnn import linear
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 
 _TOKENS_AT_ONCE = 128  # of which all logits are held
@@ -48,8 +49,8 @@ class Divergence:
             final.flatten(0, 1).split(_TOKENS_AT_ONCE),
             strict=True,
         ):
-            reference = torch.log_softmax(before @ original.T, -1)
-            reached = torch.log_softmax(after @ candidate.T, -1)
+            reference = torch.log_softmax(linear(before, original), -1)
+            reached = torch.log_softmax(linear(after, candidate), -1)
             found.append((reference.exp() * (reference - reached)).sum(-1, dtype=torch.float64))
         divergence: NDArray[np.float64] = torch.cat(found).numpy()
         return divergence

@@ -15,6 +15,7 @@ from edgepress.recipe import Recipe
 _LIBRARIES_BYTES = 90 << 20
 _TORCH_BYTES = 390 << 20
 _WORKSPACE_BYTES = 100 << 20
+_COMPILER_BYTES = 100 << 20  # numba and LLVM
 _TOKENS_PER_BATCH = 2048
 _TOKENS_OF_LOGITS = 128
 _TOKENS_IN_TRAINING = 1024
@@ -47,13 +48,16 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
     if looks_at_text(recipe.quantize):
         phases.append(hidden + 3 * layer + 60 * student.spec.hidden**2 + activations + _WORKSPACE_BYTES)
     if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
-        # Two models' hidden states; the embedding's target, values and codes; the widest Hessian and its factors.
-        moments = 60 * max(widest, student.spec.hidden) ** 2
+        # Two models' hidden states and inputs of a layer's last linears; the embedding's target, values and codes; the
+        # widest Hessian and its factors.
+        moments = 60 * max(widest, student.spec.hidden) ** 2 + _COMPILER_BYTES
         # A search also holds a candidate's embedding and head beside the original's, and their logits.
         copies = 8 if recipe.quantize.budgets else 5
         logits = 16 * _TOKENS_OF_LOGITS * student.spec.vocab if recipe.quantize.budgets else 0
         phases.append(hidden + copies * embedding + logits + activations + _WORKSPACE_BYTES)
-        phases.append(2 * hidden + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
+        attention = student.spec.head_dim * max(entry.heads for entry in student.spec.layers)
+        kept = 4 * calibration.samples * length * (2 * attention + widest)
+        phases.append(2 * hidden + kept + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
     if recipe.quantize.qad_tokens:
         phases.append(_training_memory(student, recipe, length))
     if calibration.self_generated:

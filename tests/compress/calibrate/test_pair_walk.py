@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from edgepress.artifact.families import LINEAR_GROUPS, layer_name
+from edgepress.compress.calibrate import skeleton
 from edgepress.compress.calibrate.pair_walk import PairWalk
 from edgepress.compress.student.open import open_student
 
@@ -35,7 +37,11 @@ def expected(inputs: np.ndarray, original: np.ndarray) -> tuple[np.ndarray, np.n
     return weighted.T @ inputs / len(inputs), (original - inputs).T @ weighted / len(inputs)
 
 
-def test_a_group_sees_everything_before_it_replaced_and_nothing_after(family_dir: Path) -> None:
+@pytest.mark.parametrize("tokens_per_batch", [96, 2048])
+def test_a_group_sees_everything_before_it_replaced_and_nothing_after(
+    family_dir: Path, tokens_per_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skeleton, "TOKENS_PER_BATCH", tokens_per_batch)
     student = open_student(str(family_dir))
     original = AutoModelForCausalLM.from_pretrained(family_dir, dtype=torch.float32)
     pressed = AutoModelForCausalLM.from_pretrained(family_dir, dtype=torch.float32)

@@ -1,0 +1,47 @@
+"""Float32 products by oneDNN, where torch would take MKL.
+
+On AMD processors MKL keeps to older instructions and takes twice the time. torch reaches oneDNN for plain float32
+tensors by an operator of its compiler's, which has no backward pass; where it is missing everything stays as it is.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_WANTED = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
+_OPERATOR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _WANTED else None
+
+
+class OneDnnLinears(TorchFunctionMode):
+    """While it is entered, and no gradients are asked for, linear layers are oneDNN's."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Called by torch in place of its functions."""
+        if func is torch.nn.functional.linear and not kwargs and _fits(args[0]):
+            return linear(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """inputs · weightᵀ + bias, without gradients.
+
+    Args:
+        inputs: float32, (…, columns).
+        weight: float32, (rows, columns).
+        bias: float32, (rows,).
+    """
+    if _OPERATOR is None:
+        return torch.nn.functional.linear(inputs, weight, bias)
+    result: torch.Tensor = _OPERATOR(inputs, weight, bias, "none", [], "")
+    return result
+
+
+def _fits(inputs: torch.Tensor) -> bool:
+    return inputs.dtype == torch.float32 and inputs.device.type == "cpu" and not torch.is_grad_enabled()

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import torch
+
+from edgepress.compress.calibrate.one_dnn import OneDnnLinears, linear
+
+RNG = np.random.default_rng(0)
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(RNG.standard_normal(shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7), (0, 7)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_are_those_of_float64(shape: tuple[int, ...], biased: bool) -> None:
+    inputs, weight, bias = drawn(*shape), drawn(4, 7), drawn(4) if biased else None
+    expected = inputs.double().numpy() @ weight.double().numpy().T + (0.0 if bias is None else bias.double().numpy())
+    with torch.inference_mode():
+        np.testing.assert_allclose(linear(inputs, weight, bias), expected, atol=1e-5)
+
+
+def test_transposed_views_are_taken_as_they_are() -> None:
+    left, right = drawn(7, 5), drawn(7, 4)
+    np.testing.assert_allclose(linear(left.T, right.T), left.double().numpy().T @ right.double().numpy(), atol=1e-5)
+
+
+def test_a_layer_gives_gradients_where_they_are_asked_for() -> None:
+    layer, inputs = torch.nn.Linear(7, 4), drawn(5, 7).requires_grad_(True)
+    with OneDnnLinears():
+        layer(inputs).sum().backward()
+    assert inputs.grad is not None
+    np.testing.assert_allclose(inputs.grad, layer.weight.detach().sum(0).expand(5, 7), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_layer_computes_in_its_own_type(dtype: torch.dtype) -> None:
+    layer, inputs = torch.nn.Linear(7, 4).to(dtype), drawn(5, 7).to(dtype)
+    with torch.inference_mode():
+        expected = layer(inputs)
+        with OneDnnLinears():
+            found = layer(inputs)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.float(), expected.float(), atol=1e-5)
