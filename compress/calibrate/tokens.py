@@ -47,8 +47,7 @@ def check_calibration(calibration: Calibration) -> None:
     if not calibration.self_generated and not calibration.files:
         raise InputError("calibration: 'self' is false and 'files' is empty; name a text file or set self: true")
     for name in calibration.files:
-        if not Path(name).is_file():
-            raise InputError(f"calibration.files: {name}: no such file")
+        require_file("calibration.files", name)
         read_text(Path(name))
 
 
@@ -56,6 +55,19 @@ def calibration_digest(calibration: Calibration) -> str:
     """Changes whenever the section or the content of its files changes."""
     text = repr((calibration, [sha256_file(Path(name)) for name in calibration.files], GENERATION_VERSION))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require_file(field: str, name: str) -> None:
+    """Refuse a text that is not there.
+
+    Raises:
+        InputError: ``name``, which the recipe's ``field`` lists, is not a file.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise InputError(f"{field}: {name}: a directory; list the text files in it")
+    if not path.is_file():
+        raise InputError(f"{field}: {name}: no such file")
 
 
 def read_text(path: Path) -> str:

@@ -43,6 +43,12 @@ def test_a_missing_calibration_text_is_refused_where_one_is_needed(student: Stud
     make_plan(student, msgspec.structs.replace(NEAREST, calibration=calibration), ())
 
 
+def test_a_directory_in_place_of_a_text_is_refused_as_one(student: Student, tmp_path: Path) -> None:
+    calibration = Calibration(self_generated=False, files=(str(tmp_path),))
+    with pytest.raises(InputError, match=r"calibration\.files: .*: a directory; list the text files in it"):
+        make_plan(student, msgspec.structs.replace(SEARCH, calibration=calibration), ())
+
+
 def test_what_only_the_measurements_need_is_refused_before_anything_is_made(student: Student) -> None:
     missing = msgspec.structs.replace(NEAREST, evaluate=Evaluate(files=("absent.txt",)))
     with pytest.raises(InputError, match=r"evaluate\.files: absent\.txt: no such file"):

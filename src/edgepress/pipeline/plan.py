@@ -13,7 +13,7 @@ import msgspec
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan
-from edgepress.compress.calibrate.tokens import check_calibration
+from edgepress.compress.calibrate.tokens import check_calibration, require_file
 from edgepress.compress.quantize.assign import Assignment, assign_formats, free_choices
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.prepare.apply import looks_at_text
@@ -147,8 +147,7 @@ def budget_target(recipe: Recipe) -> ExportTarget:
 def _check_measurements(student: Student, recipe: Recipe) -> None:
     """What would otherwise fail when all the files are made."""
     for name in recipe.evaluate.files if recipe.evaluate else ():
-        if not Path(name).is_file():
-            raise InputError(f"evaluate.files: {name}: no such file")
+        require_file("evaluate.files", name)
     if recipe.evaluate and recipe.evaluate.files:
         context = min(recipe.evaluate.context, student.spec.context)
         text_windows(student, tuple(Path(name) for name in recipe.evaluate.files), recipe.evaluate.tokens, context)
