@@ -78,7 +78,7 @@ def _solve(objective: Table, limits: Sequence[Limit]) -> dict[str, str] | None:
     # Scaled, since the solver's tolerances are absolute.
     rows = [[limit.table[name][format] / (limit.bound or 1.0) for name, format in pairs] for limit in limits]
     bounds = [1.0 if limit.bound else 0.0 for limit in limits]
-    with _stdout_to_stderr():
+    with _without_stdout():
         result = milp(
             cost / (cost.max() or 1.0),
             integrality=np.ones(len(pairs)),
@@ -94,16 +94,17 @@ def _solve(objective: Table, limits: Sequence[Limit]) -> dict[str, str] | None:
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """HiGHS, in SciPy 1.17, leaves a stray line on the process's stdout, which belongs to one JSON document."""
+def _without_stdout() -> Iterator[None]:
+    """HiGHS, in SciPy 1.17, leaves a stray line on the process's stdout, which may belong to one JSON document."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(2, 1)
+        os.dup2(nowhere, 1)
         yield
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 def _repaired(chosen: dict[str, str], objective: Table, limits: Sequence[Limit]) -> dict[str, str]:

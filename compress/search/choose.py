@@ -8,7 +8,7 @@
    the whole candidate fell.
 5. Random allocations of the same bytes show what choosing is worth, and ``frontier`` what other budgets would bring.
 
-All but the frontier stays within a bound on the predicted time of a token as well, where one is given.
+All of that stays within a bound on the predicted time of a token as well, where one is given.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class FormatSearch:
 
     @cached_property
     def _frontier(self) -> tuple[FrontierPoint, ...]:
-        return predicted_frontier(self._losses, self._sizes, self._other_bytes)
+        return predicted_frontier(self._losses, self._sizes, self._other_bytes, self._time)
 
     def _tried(self, formats: dict[str, str]) -> float:
         """Divergence when the matrices named take formats, as ``errors`` lets them stand in, and all others stay."""

@@ -31,7 +31,5 @@ def test_words_between_signs_still_count() -> None:
 
 
 def test_the_refusal_counts_the_runs_and_shows_one() -> None:
-    with pytest.raises(
-        InputError, match=r"share 2 runs of 13 words, such as 'word0 .*word12'; .* or ask"
-    ):
+    with pytest.raises(InputError, match=r"share 2 runs of 13 words, such as 'word0 .*word12'; .* or ask"):
         refuse_overlap([" ".join(WORDS)], [" ".join(WORDS[:14])], "ask")

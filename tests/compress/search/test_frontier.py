@@ -8,21 +8,26 @@ import numpy as np
 import pytest
 
 from edgepress.compress.search.frontier import predicted_frontier
+from edgepress.compress.search.limits import time_limit
 
 
-def test_every_point_is_the_best_of_all_files_of_its_size() -> None:
+@pytest.mark.parametrize("bounded", [False, True])
+def test_every_point_is_the_best_of_all_files_of_its_size(bounded: bool) -> None:
     rng = np.random.default_rng(0)
     formats, names = ("a", "b", "c"), [f"t{place}" for place in range(5)]
     rows = {name: int(rng.integers(1, 9)) for name in names}
     sizes = {name: {"a": 40 * rows[name], "b": 60 * rows[name], "c": 90 * rows[name]} for name in names}
     losses = {name: dict(zip(formats, sorted(rng.random(3), reverse=True), strict=True)) for name in names}
-    points = predicted_frontier(losses, sizes, 1000, 9)
+    times = {name: {"a": 5.0 * rows[name], "b": 2.0 * rows[name], "c": 4.0 * rows[name]} for name in names}
+    target_ms = 3.5 * sum(rows.values()) if bounded else np.inf
+    points = predicted_frontier(losses, sizes, 1000, time_limit(times, target_ms) if bounded else None, 9)
     every = [
         (
             sum(sizes[name][format] for name, format in zip(names, chosen, strict=True)),
             sum(losses[name][format] for name, format in zip(names, chosen, strict=True)),
         )
         for chosen in product(formats, repeat=len(names))
+        if sum(times[name][format] for name, format in zip(names, chosen, strict=True)) <= target_ms
     ]
     for point in points:
         assert point.predicted_kld == pytest.approx(
