@@ -115,8 +115,13 @@ def resident_bytes() -> int:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back to the system: glibc keeps what a large model leaves, and the next phase adds to it."""
+    """Collect what a large model leaves, and give it back to the system, or the next phase adds to it."""
     gc.collect()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, which glibc does not do by itself."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

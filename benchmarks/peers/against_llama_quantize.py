@@ -169,6 +169,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=1.05, help="largest ratio of mean divergences that passes")
     parser.add_argument("--only-llama", action="store_true", help="llama.cpp's numbers alone")
     options = parser.parse_args()
+    if len(set(options.formats)) < len(options.formats):
+        parser.error("--formats: a format is named twice")
     if len(options.budget_share) not in (1, len(options.formats)):
         parser.error(f"--budget-share: {len(options.budget_share)} shares for {len(options.formats)} formats")
     return options

@@ -30,7 +30,7 @@ class OneDnnLinears(TorchFunctionMode):
 
 
 def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """inputs · weightᵀ + bias, without gradients.
+    """inputs · weightᵀ + bias; has no gradients.
 
     Args:
         inputs: float32, (…, columns).

@@ -5,10 +5,11 @@ group's statistics are asked for when everything before it has been replaced by 
 the compressed model, with the drift from the original beside them.
 
 A forward pass for a group's inputs is cut off at the group. The next one does not repeat what led to the last linear of
-a block (attention, MLP): that linear's inputs are kept, and the block resumes from there. The original
-does not wait for the MLP's last linear to be replaced, so it goes on to the end of the layer at once. Held at a time:
-the hidden states of all windows and the inputs of an attention's last linear, twice; those of an MLP's; one layer,
-twice; one batch of activations.
+a block (attention, MLP): that linear's inputs are kept, and the block resumes from there. The original does not wait
+for the MLP's last linear to be replaced, so it goes on to the end of the layer at once.
+
+Held at a time: the hidden states of all windows and the inputs of an attention's last linear, twice; those of an MLP's;
+one layer, twice; one batch of activations.
 """
 
 from __future__ import annotations
@@ -77,7 +78,11 @@ class PairVisit:
 
     @torch.inference_mode()
     def statistics(self, name: str) -> InputStatistics:
-        """Of the inputs of a linear, by its weight's Hugging Face name; to be asked for in the order of computation."""
+        """Of the inputs of a linear, by its weight's Hugging Face name.
+
+        To be asked for in the order of computation, once for linears that read the same inputs.
+        """
+        assert not self._original_ended, "the layer's last linear was asked for already"
         part, moments = name.removeprefix(self._prefix).removesuffix(".weight"), Moments()
         at_the_end = part == _LAST_OF_LAYER
         for batch in self._skeleton.batches:

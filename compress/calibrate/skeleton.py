@@ -19,7 +19,7 @@ from torch import nn
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, LAYER
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.one_dnn import OneDnnLinears
-from edgepress.runtime.session import return_freed_memory
+from edgepress.runtime.session import trim_memory
 from edgepress.runtime.torch_reference import build_skeleton, load_parameter, round_inputs
 
 Floats = NDArray[np.float32]
@@ -87,7 +87,7 @@ class Skeleton:
     def release(self, index: int) -> None:
         """Empty a layer."""
         self.layers[index].to("meta")
-        return_freed_memory()
+        trim_memory()
 
     def final_norm(self, values: Floats | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
         """The norm before the head, filled; by default with the source's."""

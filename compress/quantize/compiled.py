@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -9,7 +10,7 @@ from functools import cache
 import torch
 from numba import njit
 
-_FEW = 64  # rows that are not worth a thread
+_FEW = 32  # rows that are not worth a thread
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
@@ -38,3 +39,7 @@ def in_bands(kernel: Callable[[int, int], None], rows: int) -> None:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
+
+
+# A forked process has the pool, and none of its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -10,6 +10,7 @@ error of f's size in directions that the solver leaves.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,10 @@ class ErrorTable:
         rows = np.linspace(0, len(weight) - 1, min(_SAMPLED_ROWS, len(weight))).astype(np.intp)
         sample = np.ascontiguousarray(weight[rows])
         fitting = [format for format in formats if get_format(format).fits(weight.shape[1])]
-        self.errors[name] = {
-            format: relative_error(sample, solver.values(sample, format), moments) for format in fitting
-        }
+        with _one_thread():
+            self.errors[name] = {
+                format: relative_error(sample, solver.values(sample, format), moments) for format in fitting
+            }
         difference = solver.values(weight, self.base_of(name)) - weight
         np.save(self._file(name), difference.astype(np.float16))
 
@@ -86,6 +88,19 @@ class _Rounding:
         if get_format(format).kind == "float":
             return weight if format == "f32" else to_fp16(weight, "value").astype(np.float32)
         return self._solver.trial(weight, format).dequantize()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """While it is entered, torch uses one thread: a second one waits longer for products of a few rows than they take,
+    and a hundred times as long where the machine has other work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def measure_errors(

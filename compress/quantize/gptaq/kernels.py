@@ -44,7 +44,7 @@ def best_with_feedback(
         weight: float32, (rows, width).
         upper: float32, (width, width), U.
         grid: the format's levels.
-        scale: float32, (rows, candidates); a scale of zero rounds everything to level 0.
+        scale: float32, (rows, candidates), at most 128 candidates; a scale of zero rounds everything to level 0.
         minimum: float32, (rows, candidates).
     """
     rows, width = weight.shape
@@ -97,7 +97,7 @@ def _search(
     best: NDArray[np.int64],
     losses: _Array,
 ) -> None:
-    """Rows ``start`` to ``stop`` of the four results."""
+    """Rows ``start`` to ``stop`` of ``levels``, ``errors``, ``best`` and ``losses``."""
     width, candidates = weight.shape[1], scale.shape[1]
     at_a_time = _LANES // candidates
     left = np.zeros((width, _LANES), np.float32)
@@ -177,6 +177,8 @@ def _nearest(scaled: _Array, low: np.float32, high: np.float32, table: _Array) -
         for lane in range(_LANES):
             scaled[lane] = np.rint(min(max(scaled[lane], low), high))
         return
-    origin, last = 2 * low - 1, np.float32(len(table) - 1)
+    two, origin, last = np.float32(2), np.float32(2) * low - np.float32(1), np.float32(len(table) - 1)
     for lane in range(_LANES):
-        scaled[lane] = table[np.int32(min(max(2 * scaled[lane] - origin, np.float32(0)), last))]
+        cell = two * scaled[lane] - origin
+        cell = cell if cell > 0 else np.float32(0)  # what is not a number as well, which would point outside the table
+        scaled[lane] = table[np.int32(min(cell, last))]

@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from edgepress.compress.calibrate import one_dnn
 from edgepress.compress.calibrate.one_dnn import OneDnnLinears, linear
 
 RNG = np.random.default_rng(0)
@@ -42,3 +45,22 @@ def test_a_layer_computes_in_its_own_type(dtype: torch.dtype) -> None:
             found = layer(inputs)
     assert found.dtype == dtype
     np.testing.assert_allclose(found.float(), expected.float(), atol=1e-5)
+
+
+@pytest.mark.skipif(one_dnn._OPERATOR is None, reason="this torch or processor has no such operator")
+def test_a_layer_reaches_the_operator_once_it_has_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    operator = one_dnn._OPERATOR
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return operator(*arguments)
+
+    monkeypatch.setattr(one_dnn, "_OPERATOR", counted)
+    layer, inputs = torch.nn.Linear(7, 4), drawn(5, 7)
+    with OneDnnLinears():
+        layer(inputs)
+        assert not calls
+        with torch.no_grad():
+            layer(inputs)
+    assert calls == [1]

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,26 @@ def test_a_scale_of_zero_rounds_to_level_zero_and_loses_the_whole_block() -> Non
 
 
 @pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_integers_are_moved_one_by_one_as_in_a_plain_loop(format: str, passes: int) -> None:
+    weight, hessian, grid = problem(150, 8, format)
+    scale = np.abs(weight).max(1) / abs(grid.low or grid.high)
+    scale[::7] = 0.0
+    levels = np.random.default_rng(2).choice(grid.levels.double().numpy(), weight.shape)
+    slope = (weight - levels * scale[:, None]) @ hessian
+    start, slopes, scales, moments = (torch.from_numpy(part).float() for part in (levels, slope, scale, hessian))
+    found = descend(start, slopes, scales, moments, grid, passes).double().numpy()
+    for row in range(len(weight)):
+        for j in list(range(8)) * passes:
+            wanted = levels[row, j] + (slope[row, j] / (scale[row] * hessian[j, j]) if scale[row] else 0.0)
+            moved = nearest(wanted, grid)
+            slope[row] -= scale[row] * (moved - levels[row, j]) * hessian[j]
+            levels[row, j] = moved
+    assert (found[::7] == levels[::7]).all()
+    assert (found == levels).mean() > (0.97 if format == "q8_0" else 0.999)
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_integer_ends_at_its_exact_minimum_given_the_others(format: str) -> None:
     weight, hessian, grid = problem(200, 8, format)
     scale = np.abs(weight).max(1) / abs(grid.low or grid.high)
@@ -90,6 +112,39 @@ def test_every_integer_ends_at_its_exact_minimum_given_the_others(format: str) -
             other = moved.copy()
             other[:, column] = level
             assert (error(other) >= reached * (1 - 1e-3) - 1e-6).all()
+
+
+def test_ties_go_to_the_even_level_and_to_the_first_candidate() -> None:
+    grid, one = Grid(get_format("q4_0")), torch.eye(4)
+    weight = torch.tensor([[0.5, 1.5, 2.5, -0.5]])
+    found = best_with_feedback(weight, one, grid, torch.ones(1, 3), torch.zeros(1, 3))
+    assert found.levels.tolist() == [[0, 2, 2, 0]]
+    assert found.best.tolist() == [0]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_not_a_number_stays_within_the_levels_or_shows(format: str) -> None:
+    grid, one = Grid(get_format(format)), torch.eye(4)
+    for value in (np.nan, np.inf, -np.inf):
+        found = best_with_feedback(torch.full((2, 4), value), one, grid, torch.ones(2, 2), torch.zeros(2, 2))
+        assert not torch.isfinite(found.loss).any()
+        assert (torch.isnan(found.levels) | torch.isin(found.levels, grid.levels)).all()
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    weight, hessian, grid = problem(200, 8, "q4_0")
+    rows, scale = torch.from_numpy(weight).float(), torch.full((200, 1), 0.1)
+    upper, threads = factors_of(torch.from_numpy(hessian)).upper, torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        best_with_feedback(rows, upper, grid, scale, torch.zeros_like(scale))
+        child = os.fork()
+        if child == 0:
+            best_with_feedback(rows, upper, grid, scale, torch.zeros_like(scale))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_rows_come_out_the_same_on_one_thread_and_on_several() -> None:
