@@ -50,7 +50,7 @@ def test_a_layer_computes_in_its_own_type(dtype: torch.dtype) -> None:
 @pytest.mark.skipif(one_dnn._OPERATOR is None, reason="this torch or processor has no such operator")
 def test_a_layer_reaches_the_operator_once_it_has_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    operator = one_dnn._OPERATOR
+    operator: Any = one_dnn._OPERATOR
 
     def counted(*arguments: Any) -> Any:
         calls.append(1)
