@@ -24,7 +24,7 @@ class OneDnnLinears(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Called by torch in place of its functions."""
-        if func is torch.nn.functional.linear and not kwargs and _fits(args[0]):
+        if func is torch.nn.functional.linear and not kwargs and not torch.is_grad_enabled():
             return linear(*args)
         return func(*args, **(kwargs or {}))
 
@@ -33,15 +33,11 @@ def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     """inputs · weightᵀ + bias; has no gradients.
 
     Args:
-        inputs: float32, (…, columns).
-        weight: float32, (rows, columns).
-        bias: float32, (rows,).
+        inputs: (…, columns); what is not float32 on the CPU is left to torch.
+        weight: (rows, columns).
+        bias: (rows,).
     """
-    if _OPERATOR is None:
+    if _OPERATOR is None or inputs.dtype != torch.float32 or inputs.device.type != "cpu":
         return torch.nn.functional.linear(inputs, weight, bias)
     result: torch.Tensor = _OPERATOR(inputs, weight, bias, "none", [], "")
     return result
-
-
-def _fits(inputs: torch.Tensor) -> bool:
-    return inputs.dtype == torch.float32 and inputs.device.type == "cpu" and not torch.is_grad_enabled()

@@ -28,6 +28,12 @@ def test_transposed_views_are_taken_as_they_are() -> None:
     np.testing.assert_allclose(linear(left.T, right.T), left.double().numpy().T @ right.double().numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
+    inputs, weight = drawn(5, 7).to(dtype), drawn(4, 7).to(dtype)
+    assert torch.equal(linear(inputs, weight), torch.nn.functional.linear(inputs, weight))
+
+
 def test_a_layer_gives_gradients_where_they_are_asked_for() -> None:
     layer, inputs = torch.nn.Linear(7, 4), drawn(5, 7).requires_grad_(True)
     with OneDnnLinears():
