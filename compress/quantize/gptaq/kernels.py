@@ -9,6 +9,8 @@ The loss of a candidate (s, m) is Σ e_j², which is (ŵ - w) H (ŵ - w)ᵀ with
 Coordinate descent on a block's integers at a fixed scale, with the slope g = (w - ŵ) H of what is wanted:
 
     q_j ← nearest(q_j + g_j / (s H_jj)),    g ← g - s Δq_j H_j
+
+Source of the first: Frantar et al., GPTQ (arXiv 2210.17323); there the scale is given, here a fan of them is tried.
 """
 
 from __future__ import annotations
