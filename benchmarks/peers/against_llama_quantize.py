@@ -32,10 +32,11 @@ from typing import Any
 import msgspec
 
 from edgepress.benchmarks.peers.gguf_files import identical_tensors, tensor_types, type_differences
+from edgepress.benchmarks.peers.judged import Entry
 from edgepress.benchmarks.peers.llama_tools import Divergence, Tools, system_info
 from edgepress.benchmarks.peers.quantizer_contest import RIVALS, Contest
 from edgepress.benchmarks.peers.record import environment, markdown_table
-from edgepress.benchmarks.peers.reference import Entry, Reference
+from edgepress.benchmarks.peers.reference import Reference
 from edgepress.benchmarks.peers.stretches import spread_of_entries, spread_of_pairs, spread_table
 from edgepress.benchmarks.peers.texts import describe
 from edgepress.errors import EdgepressError

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from edgepress.benchmarks.peers.gguf_files import tensor_types, type_differences
+from edgepress.benchmarks.peers.judged import Entry
 from edgepress.benchmarks.peers.record import markdown_table
-from edgepress.benchmarks.peers.reference import Entry
 from edgepress.errors import InputError
 
 VARIANTS = ("edgepress", "iters0", "tuned")

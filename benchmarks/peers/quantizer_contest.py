@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgepress.artifact.hf_config import model_spec
 from edgepress.benchmarks.peers.edgepress_file import calibration_section, compress_and_export
 from edgepress.benchmarks.peers.gguf_files import quantize_step, tensor_types
+from edgepress.benchmarks.peers.judged import Entry, code_digest, digest, read_entry, write_entry
 from edgepress.benchmarks.peers.llama_tools import Run
-from edgepress.benchmarks.peers.reference import Entry, Reference
-from edgepress.benchmarks.peers.texts import cut_tokens, read
+from edgepress.benchmarks.peers.reference import Reference
+from edgepress.benchmarks.peers.texts import cut_tokens, describe, read
 from edgepress.compress.calibrate.overlap import refuse_overlap
 
 # Which of edgepress's solvers stands against which way of running llama-quantize. "budget" is gptaq with formats of its
 # own choice for a file of at most ``--budget-share`` of llama-quantize's bytes; the others take its types.
 RIVALS = {"gptaq": "imatrix", "budget": "imatrix", "scale_search": "imatrix", "nearest": "plain"}
+
+Maker = Callable[[], tuple[Path, list[Run]]]
 
 
 class Contest:
@@ -65,30 +70,31 @@ class Contest:
 
     def judge_reference(self) -> None:
         """The reference against itself: the floor of the divergence."""
-        self._judge(self.reference.f32, "f32", "llama.cpp", "reference", [self.reference.runs["convert"]])
+        self._entry("f32", "llama.cpp", "reference", [], lambda: (self.reference.f32, [self.reference.runs["convert"]]))
 
     def _quantize(self, imatrix: Path, kind: str) -> None:
-        calibration = calibration_section(
-            self.calibration,
-            self.options.calibration_chunks,
-            self.options.calibration_context,
-            self.options.seed,
-        )
-        for solver in self.options.solvers:
+        options = self.options
+        windows = (options.calibration_chunks, options.calibration_context, options.seed)
+        calibration = calibration_section(self.calibration, *windows)
+        for solver in options.solvers:
             method = RIVALS[solver]
             theirs = self.find(kind, method) or self._llama_quantize(imatrix, kind, method)
-            if not self.options.only_llama:
-                folder = self.work / f"edgepress-{kind}-{solver}"
-                ours, making = compress_and_export(self.student, calibration, self._step(solver, theirs), folder)
-                self._judge(ours, kind, "edgepress", solver, making)
+            if options.only_llama:
+                continue
+            step, folder = self._step(solver, theirs), self.work / f"edgepress-{kind}-{solver}"
+            make = partial(compress_and_export, self.student, calibration, step, folder)
+            self._entry(kind, "edgepress", solver, [calibration, step, code_digest()], make)
 
     def _llama_quantize(self, imatrix: Path, kind: str, method: str) -> Entry:
         weighted = imatrix if method == "imatrix" else None
         path = self.work / f"llama-{kind}-{method}.gguf"
         embedding = self.options.token_embedding_type
-        making = [self.tools.quantize(self.reference.f32, path, kind.upper(), weighted, embedding)]
-        making = [self.runs["imatrix"], *making] if weighted else making
-        return self._judge(path, kind, "llama-quantize", method, making)
+
+        def make() -> tuple[Path, list[Run]]:
+            run = self.tools.quantize(self.reference.f32, path, kind.upper(), weighted, embedding)
+            return path, [self.runs["imatrix"], run] if weighted else [run]
+
+        return self._entry(kind, "llama-quantize", method, [embedding], make)
 
     def _step(self, solver: str, theirs: Entry) -> dict[str, Any]:
         """The quantize step that stands against a file of llama-quantize's."""
@@ -99,9 +105,15 @@ class Contest:
             return {"step": "quantize", "solver": "gptaq", "target_mb": megabytes}
         return quantize_step(tensor_types(theirs.path), self.spec, solver)
 
-    def _judge(self, path: Path, kind: str, maker: str, method: str, making: list[Run]) -> Entry:
-        log = self.work / f"judged-{maker}-{kind}-{method}.log"
-        entry = self.reference.judge(path, kind, maker, method, making, log)
+    def _entry(self, kind: str, maker: str, method: str, made_of: list[Any], make: Maker) -> Entry:
+        """Make a file and judge it, or take over what an earlier, interrupted run found by the same means."""
+        name = f"judged-{maker}-{kind}-{method}"
+        key = digest([self.reference.key, describe(self.calibration), made_of])
+        entry = read_entry(self.work / f"{name}.json", key)
+        if entry is None:
+            path, making = make()
+            entry = self.reference.judge(path, kind, maker, method, making, self.work / f"{name}.log")
+            write_entry(self.work / f"{name}.json", key, entry)
         self.entries.append(entry)
         return entry
 

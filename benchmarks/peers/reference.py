@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -13,38 +13,10 @@ import msgspec
 from typing_extensions import Self
 
 from edgepress.benchmarks.peers.gguf_files import tensor_types
-from edgepress.benchmarks.peers.llama_tools import Divergence, Run, Tools
+from edgepress.benchmarks.peers.judged import Entry, digest
+from edgepress.benchmarks.peers.llama_tools import Run, Tools
 from edgepress.benchmarks.peers.texts import describe
 from edgepress.progress import say
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One quantized file: who made it and how, what it cost, and what it lost."""
-
-    format: str
-    maker: str
-    method: str
-    path: Path
-    file_bytes: int
-    types: dict[str, int]
-    embedding: str
-    making: list[Run]
-    divergence: Divergence
-
-    @property
-    def wall_s(self) -> float:
-        """Seconds to make the file from the student, calibration included."""
-        return sum(run.wall_s for run in self.making)
-
-    @property
-    def cpu_s(self) -> float:
-        """Processor seconds for the same, user and system."""
-        return sum(run.cpu_s for run in self.making)
-
-    @property
-    def peak_rss_bytes(self) -> int:
-        """The most that any process held on the way."""
-        return max(run.peak_rss_bytes for run in self.making)
 
 
 class Reference:
@@ -66,7 +38,7 @@ class Reference:
         self._record = work / "reference.json"
 
     def __enter__(self) -> Self:
-        key = self._key()
+        key = self.key
         if self._logits.is_file() and self.f32.is_file() and self._record.is_file():
             kept = json.loads(self._record.read_text(encoding="utf-8"))
             if kept["key"] == key:
@@ -101,8 +73,10 @@ class Reference:
             divergence=divergence,
         )
 
-    def _key(self) -> str:
+    @cached_property
+    def key(self) -> str:
+        """A hash over student, text, protocol and tools."""
         files = sorted(file for file in self.student.iterdir() if file.is_file())
         stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         facts = [stamps, describe(self.text), self._size, self.tools.about()]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return digest(facts)

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from edgepress.benchmarks.peers.judged import Entry
 from edgepress.benchmarks.peers.record import markdown_table
-from edgepress.benchmarks.peers.reference import Entry
 
 Item = TypeVar("Item")
 

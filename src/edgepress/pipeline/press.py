@@ -19,6 +19,7 @@ import numpy as np
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.held_out import hold_out
+from edgepress.compress.openmp import brief_waits
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.prepare.apply import prepare
 from edgepress.compress.search.records import COSTS_FILE, Allocation, read_allocation, write_allocation
@@ -44,13 +45,13 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
     Raises:
         InputError: weights that a format cannot hold, or a budget that no choice of formats meets.
     """
-    step = recipe.quantize
-    text = calibration_text(student, recipe) if needs_calibration(recipe) else None
-    work = Work(student, _prepared(student, recipe, text), recipe, text)
-    if text is None or not step.budgets:
-        work.solve({}, directory)
-    else:
-        _press_to_budget(work, text, directory)
+    with brief_waits():
+        text = calibration_text(student, recipe) if needs_calibration(recipe) else None
+        work = Work(student, _prepared(student, recipe, text), recipe, text)
+        if text is None or not recipe.quantize.budgets:
+            work.solve({}, directory)
+        else:
+            _press_to_budget(work, text, directory)
 
 
 def unquantized(student: Student, recipe: Recipe, checkpoint: Checkpoint) -> WeightSource:

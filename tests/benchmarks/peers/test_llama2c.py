@@ -45,7 +45,7 @@ def llama2c_logits(tokens: list[int], w: dict[str, Array]) -> Array:
     """run.c's forward pass, position by position, in float64."""
 
     def norm(x: Array, gain: Array) -> Array:
-        return x / np.sqrt(np.mean(x * x) + 1e-5) * gain
+        return np.asarray(x / np.sqrt(np.mean(x * x) + 1e-5) * gain)
 
     def rotate(x: Array, position: int) -> Array:
         turned = x.copy()
@@ -55,7 +55,9 @@ def llama2c_logits(tokens: list[int], w: dict[str, Array]) -> Array:
             turned[i], turned[i + 1] = x[i] * c - x[i + 1] * s, x[i] * s + x[i + 1] * c
         return turned
 
-    size, keys, values, logits = WIDTH // HEADS, [[] for _ in range(DEPTH)], [[] for _ in range(DEPTH)], []
+    size, logits = WIDTH // HEADS, []
+    keys: list[list[Array]] = [[] for _ in range(DEPTH)]
+    values: list[list[Array]] = [[] for _ in range(DEPTH)]
     for position, token in enumerate(tokens):
         x = w["embedding"][token]
         for n in range(DEPTH):

@@ -8,42 +8,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from peer_entries import entry_of, run_of
 
 from edgepress.benchmarks.peers.autoround_results import compare, entries_of, merge, table
-from edgepress.benchmarks.peers.llama_tools import Divergence, Run
 from edgepress.benchmarks.peers.memory_by_depth import Peak, growth
-from edgepress.benchmarks.peers.reference import Entry
 from edgepress.benchmarks.peers.stretches import spread, spread_of_entries, spread_of_pairs, spread_table
 from edgepress.errors import InputError
-
-
-def _run(wall_s: float = 1.0, peak_rss_bytes: int = 1000) -> Run:
-    return Run(command=("tool",), wall_s=wall_s, cpu_s=2 * wall_s, peak_rss_bytes=peak_rss_bytes)
-
-
-def _entry(maker: str, method: str, kld: float, making: list[Run], file_bytes: int = 100) -> Entry:
-    lost = Divergence(
-        kld_mean=kld,
-        kld_se=0.001,
-        kld_p99=1.0,
-        kld_max=2.0,
-        top1_agreement_percent=90.0,
-        top1_se_percent=0.1,
-        ppl=10.0,
-        ppl_se=0.1,
-        ppl_reference=9.0,
-    )
-    return Entry(
-        format="q4_0",
-        maker=maker,
-        method=method,
-        path=Path("model.gguf"),
-        file_bytes=file_bytes,
-        types={"Q4_0": 1},
-        embedding="Q8_0",
-        making=making,
-        divergence=lost,
-    )
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:
@@ -56,7 +26,7 @@ def test_the_deviation_is_that_of_a_sample() -> None:
 
 def test_each_stretch_gives_one_divergence_and_one_ratio() -> None:
     contests = [
-        [_entry("edgepress", "gptaq", kld, [_run()]), _entry("llama-quantize", "imatrix", 0.2, [_run()])]
+        [entry_of("edgepress", "gptaq", kld, [run_of()]), entry_of("llama-quantize", "imatrix", 0.2, [run_of()])]
         for kld in (0.1, 0.12)
     ]
     pairs: list[list[dict[str, Any]]] = [
@@ -74,14 +44,14 @@ def test_each_stretch_gives_one_divergence_and_one_ratio() -> None:
 
 
 def test_a_file_costs_the_sum_of_its_commands_times_and_the_largest_of_their_memories() -> None:
-    entry = _entry("edgepress", "gptaq", 0.1, [_run(10, 5000), _run(2, 9000), _run(1, 100)])
+    entry = entry_of("edgepress", "gptaq", 0.1, [run_of(10, 5000), run_of(2, 9000), run_of(1, 100)])
     assert (entry.wall_s, entry.cpu_s, entry.peak_rss_bytes) == (13, 26, 9000)
 
 
 def test_ratios_to_autoround_are_ours_over_theirs() -> None:
     entries = {
-        "edgepress": _entry("edgepress", "edgepress", 0.06, [_run(200, 900), _run(100, 800)], 104),
-        "tuned": _entry("AutoRound", "tuned", 0.10, [_run(1200, 1800)]),
+        "edgepress": entry_of("edgepress", "edgepress", 0.06, [run_of(200, 900), run_of(100, 800)], 104),
+        "tuned": entry_of("AutoRound", "tuned", 0.10, [run_of(1200, 1800)]),
     }
     ratios = compare(entries)
     assert ratios == {
@@ -98,7 +68,7 @@ def test_ratios_to_autoround_are_ours_over_theirs() -> None:
 def test_parts_run_one_after_another_make_one_document() -> None:
     common = {"chunks": 80, "calibration": "abc"}
     parts = [
-        {name: msgspec.to_builtins(_entry(name, name, kld, [_run()]), enc_hook=str)}
+        {name: msgspec.to_builtins(entry_of(name, name, kld, [run_of()]), enc_hook=str)}
         for name, kld in (("tuned", 0.1), ("edgepress", 0.06), ("tuned", 0.11))
     ]
     document: dict[str, Any] | None = None
@@ -119,7 +89,7 @@ def test_parts_with_another_protocol_are_not_put_in_one_table() -> None:
 
 def test_growth_is_the_slope_of_the_peaks_over_depth() -> None:
     peaks = [
-        Peak(recipe=name, depth=depth, fp32_bytes=50 + 7 * depth, stated_bytes=999, run=_run(1, base + slope * depth))
+        Peak(recipe=name, depth=depth, fp32_bytes=50 + 7 * depth, stated_bytes=999, run=run_of(1, base + slope * depth))
         for name, base, slope in (("flat", 300, 0), ("growing", 100, 14))
         for depth in (10, 20, 30)
     ]
