@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from edgepress.artifact.files import tree_bytes
-from edgepress.errors import InputError, require
+from edgepress.errors import EdgepressError, InputError, require
 from edgepress.runtime.cores import physical_cores
 from edgepress.runtime.session import ClosingSession, Logits, SessionMemory, resident_bytes
 
@@ -79,7 +80,7 @@ class OrtGenaiSession(ClosingSession):
         rows = np.empty((len(ids) if logits == "all" else 1, self.vocab_size), dtype=np.float32)
         for start in range(0, len(ids), self._call_tokens):
             call = ids[start : start + self._call_tokens]
-            self._generator.append_tokens(call)
+            self._append(call)
             if logits == "all":
                 rows[start : start + len(call)] = self._generator.get_output("logits")[0]
         if logits == "last":
@@ -106,6 +107,12 @@ class OrtGenaiSession(ClosingSession):
         """Free the model; the generator goes first."""
         self._generator = None
         self._model = None
+
+    def _append(self, tokens: NDArray[np.int32]) -> None:
+        try:
+            self._generator.append_tokens(tokens)
+        except RuntimeError as error:
+            raise EdgepressError(f"ONNX Runtime failed on {len(tokens)} tokens: {_one_line(error)}") from error
 
     def _load(self, directory: Path, threads: int) -> Any:
         config = self._genai.Config(str(directory))

@@ -120,11 +120,24 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
             "--kl-divergence-base",
             reference,
         ]
-        run = run_measured([*command, "-t", str(self.threads)], log)
-        return parse_divergence(log.read_text(encoding="utf-8", errors="replace")), run
+        command += ["-t", str(self.threads)]
+        run = run_measured(command, log)
+        if not _is_whole(log):
+            say(f"{log}: llama-perplexity ended without its last lines; once more")
+            run = run_measured(command, log)
+        return parse_divergence(_read(log)), run
 
     def _size(self, chunks: int, context: int) -> list[str]:
         return ["-c", str(context), "--chunks", str(chunks), "-t", str(self.threads)]
+
+
+def _is_whole(log: Path) -> bool:
+    """Whether the statistics arrived: the tool's logging thread may lose them when the process ends at once."""
+    return "Same top p" in _read(log)
+
+
+def _read(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def run_measured(

@@ -55,7 +55,7 @@ def assign_formats(
     tensors, fell_back = [], []
     for name in source.names:
         shape = source.shape(name)
-        wanted = chosen.get(name) or (_wanted(name, step, aliases) if is_matrix(name) else "f32")
+        wanted = chosen.get(name) or (_wanted(name, step, aliases[name]) if is_matrix(name) else "f32")
         format = wanted if get_format(wanted).fits(shape[-1]) else _fallback(name, shape[-1], wanted, step)
         if format != wanted:
             fell_back.append(name)
@@ -74,26 +74,32 @@ def free_choices(source: WeightSource, step: QuantizeStep, usual: tuple[str, ...
         step: the recipe's step.
         usual: the formats to choose from when the step names none.
 
+    Returns:
+        Matrix → formats that fit it. A matrix that none of them fits is left to the fallback and not among these.
+
     Raises:
-        InputError: an unknown format, a pattern that matches nothing, a matrix that none of them fits, or none is free.
+        InputError: an unknown format, a pattern that matches nothing, a matrix that neither a choice nor the fallback
+            fits, or none is free.
     """
     aliases = _aliases(source)
     _check_patterns(step, aliases)
     formats = [get_format(name) for name in step.choices or usual]
     free = {}
     for name, names in aliases.items():
-        outside = name in (EMBEDDING, HEAD) and step.embedding is not None
-        if outside or any(_matches(pattern, names) for pattern in step.formats):
+        if _fixed(name, step, names) is not None:
             continue
         width = source.shape(name)[-1]
-        free[name] = tuple(entry.name for entry in formats if entry.fits(width))
-        if not free[name]:
+        fitting = tuple(entry.name for entry in formats if entry.fits(width))
+        if fitting:
+            free[name] = fitting
+        elif not _fits(_spare(step), width):
+            tried = ", ".join(entry.name for entry in formats)
             raise InputError(
-                f"{name}: rows of {width} values fit none of the choices "
-                f"({', '.join(entry.name for entry in formats)}); add one of {', '.join(formats_for(width))}"
+                f"{name}: rows of {width} values fit none of the choices ({tried}); "
+                f"add one of {', '.join(formats_for(width))}, or set 'fallback' to one of them"
             )
     if not free:
-        raise InputError(f"{step.budgets[0]}: 'formats' and 'embedding' fix every matrix; nothing is left to choose")
+        raise InputError(f"{step.budgets[0]}: no matrix is left to choose a format for")
     return free
 
 
@@ -117,18 +123,35 @@ def _matches(pattern: str, names: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern.removesuffix(".weight")) for name in names)
 
 
-def _wanted(name: str, step: QuantizeStep, aliases: dict[str, tuple[str, ...]]) -> str:
+def _fixed(name: str, step: QuantizeStep, names: Iterable[str]) -> str | None:
+    """The format that the step gives this matrix by name."""
     for pattern, format in step.formats.items():
-        if _matches(pattern, aliases[name]):
+        if _matches(pattern, names):
             return format
-    if name in (EMBEDDING, HEAD) and step.embedding is not None:
-        return step.embedding
-    return step.format
+    return step.embedding if name in (EMBEDDING, HEAD) else None
+
+
+def _wanted(name: str, step: QuantizeStep, names: Iterable[str]) -> str:
+    """The format that a matrix should have for which none was chosen."""
+    usual = step.format
+    if step.budgets:  # none was chosen because none fits: neither the first, nor any block of 32 where none is named
+        usual = step.choices[0] if step.choices else "q8_0"
+    return _fixed(name, step, names) or usual
+
+
+def _spare(step: QuantizeStep) -> str | None:
+    """The format of what the wanted one does not fit. A budget without choices of its own takes half precision."""
+    return step.fallback or ("f16" if step.budgets and not step.choices else None)
+
+
+def _fits(format: str | None, width: int) -> bool:
+    return format is not None and get_format(format).fits(width)
 
 
 def _fallback(name: str, width: int, wanted: str, step: QuantizeStep) -> str:
-    if step.fallback is not None and get_format(step.fallback).fits(width):
-        return step.fallback
+    spare = _spare(step)
+    if spare is not None and _fits(spare, width):
+        return spare
     block = get_format(wanted).block
     raise InputError(
         f"{name}: rows of {width} values are not a multiple of {wanted}'s block of {block}; formats that fit: "

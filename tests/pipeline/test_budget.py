@@ -200,7 +200,7 @@ def test_a_bound_that_was_missed_keeps_the_files_and_ends_with_3(student: Path, 
         ({"max_kld": 1e-9, "choices": ["q4_0"]}, "finest formats"),
         ({"target_mb": 1.0, "choices": ["q4_K"]}, "choices"),
         ({"target_mb": 1.0, "choices": ["q3"]}, "unknown format"),
-        ({"target_mb": 1.0, "embedding": "q8_0", "formats": {"*": "q4_0"}}, "nothing is left"),
+        ({"target_mb": 1.0, "embedding": "q8_0", "formats": {"*": "q4_0"}}, "no matrix is left"),
     ],
 )
 def test_impossible_budgets_are_one_line(student: Path, tmp_path: Path, step: dict[str, Any], message: str) -> None:

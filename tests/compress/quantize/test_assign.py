@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_models import make_model_dir
 
-from edgepress.compress.quantize.assign import assign_formats
+from edgepress.compress.quantize.assign import assign_formats, free_choices
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
@@ -62,3 +63,40 @@ def test_a_pattern_without_a_match_is_refused(llama_dir: Path) -> None:
 def test_an_unknown_format_is_refused_with_the_known_ones(llama_dir: Path) -> None:
     with pytest.raises(InputError, match=r"unknown format 'q3_0'; known formats: f32, f16, q8_0"):
         formats(llama_dir, format="q3_0")
+
+
+USUAL = ("q4_0", "q8_0")
+
+
+@pytest.fixture(scope="module")
+def odd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose down projections have 100 columns, which no block divides."""
+    return make_model_dir("llama", tmp_path_factory.mktemp("odd"), intermediate_size=100)
+
+
+DOWN = ("model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight")
+
+
+def test_a_budget_leaves_what_no_choice_fits_to_half_precision_and_says_so(odd_dir: Path) -> None:
+    source = open_student(str(odd_dir))
+    step = QuantizeStep(target_mb=1.0, format="f32")
+    free = free_choices(source, step, USUAL)
+    assert not free.keys() & set(DOWN)
+    assert set(free.values()) == {USUAL}
+    assignment = assign_formats(source, step, dict.fromkeys(free, "q4_0"))
+    assert {assignment.formats[name] for name in DOWN} == {"f16"}
+    assert assignment.fell_back == DOWN
+
+
+def test_a_budgets_own_fallback_goes_before_half_precision(odd_dir: Path) -> None:
+    source = open_student(str(odd_dir))
+    step = QuantizeStep(target_mb=1.0, choices=("q8_0", "q4_0"), fallback="int8")
+    free = free_choices(source, step, USUAL)
+    assignment = assign_formats(source, step, dict.fromkeys(free, "q4_0"))
+    assert {assignment.formats[name] for name in DOWN} == {"int8"}
+    assert assignment.fell_back == DOWN
+
+
+def test_choices_of_ones_own_that_do_not_fit_are_refused_without_a_fallback(odd_dir: Path) -> None:
+    with pytest.raises(InputError, match=r"100 values fit none of the choices \(q4_0\); add one of f32.*'fallback'"):
+        free_choices(open_student(str(odd_dir)), QuantizeStep(target_mb=1.0, choices=("q4_0",)), USUAL)

@@ -16,7 +16,9 @@ from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint, CheckpointWriter
 from edgepress.artifact.families import is_matrix
+from edgepress.errors import InputError
 from edgepress.export.onnx.matmulnbits import held_formats
+from edgepress.export.onnx.support import check_onnx_support
 from edgepress.export.onnx.writer import export_onnx
 from edgepress.export.parity import mean_divergence
 from edgepress.runtime.ort_genai import OrtGenaiSession
@@ -100,6 +102,20 @@ def test_int8_activations_stay_close_in_every_family(family_dir: Path, tmp_path:
 @pytest.mark.parametrize("body", ["f32", "q8_0", "q4_1"])
 def test_options_of_the_llama_family_match_transformers(options: dict[str, Any], body: str, tmp_path: Path) -> None:
     source = checkpoint(make_model_dir("llama", tmp_path / "model", **options), tmp_path, body, "f32")
+    found = onnx_logits(exported(source, tmp_path, accuracy_level=0), TOKENS)
+    assert mean_divergence(reference(source, TOKENS), found) < 1e-10
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("head_dim", [8, 16, 24, 48, 80])
+def test_a_head_that_is_let_through_matches_and_no_other_is(family: str, head_dim: int, tmp_path: Path) -> None:
+    source = checkpoint(make_model_dir(family, tmp_path / "model", head_dim=head_dim), tmp_path)
+    try:
+        check_onnx_support(source.plan())
+    except InputError as error:
+        assert f"multiple of 16, not {head_dim}" in str(error)
+        assert head_dim % 16
+        return
     found = onnx_logits(exported(source, tmp_path, accuracy_level=0), TOKENS)
     assert mean_divergence(reference(source, TOKENS), found) < 1e-10
 
