@@ -27,6 +27,9 @@ from edgepress.progress import say
 Word = str | Path
 
 _NUMBER = r"\s*(-?[0-9.]+)"
+# llama-perplexity loses the end of its output now and then when a run is short.
+_ATTEMPTS = 6
+
 _SPREAD = _NUMBER + r" ±" + _NUMBER
 _STATISTICS = {
     "kld_mean": r"Mean    KLD:" + _SPREAD,
@@ -121,10 +124,11 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
             reference,
         ]
         command += ["-t", str(self.threads)]
-        run = run_measured(command, log)
-        if not _is_whole(log):
-            say(f"{log}: llama-perplexity ended without its last lines; once more")
+        for _ in range(_ATTEMPTS):
             run = run_measured(command, log)
+            if _is_whole(log):
+                break
+            say(f"{log}: llama-perplexity ended without its last lines; once more")
         return parse_divergence(_read(log)), run
 
     def _size(self, chunks: int, context: int) -> list[str]:
@@ -133,7 +137,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
 
 def _is_whole(log: Path) -> bool:
     """Whether the statistics arrived: the tool's logging thread may lose them when the process ends at once."""
-    return "Same top p" in _read(log)
+    return "Same top p:" in _read(log)
 
 
 def _read(log: Path) -> str:
