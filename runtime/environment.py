@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from edgepress.runtime.cores import physical_cores
+from edgepress.runtime.system_files import first_line, matching, memory_info, number_in, text_of
 
 _ROOT = Path("/")
 _ENGINE_PACKAGES = ("llama-cpp-python", "onnxruntime", "onnxruntime-genai", "torch", "transformers", "gguf", "numpy")
@@ -80,7 +81,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 def read_machine(root: Path = _ROOT) -> Machine:
     """Read what stays."""
     cores = usable_cores()
-    memory = _meminfo(root)
+    memory = memory_info(root)
     return Machine(
         cpu=_cpu_name(root),
         physical_cores=physical_cores(),
@@ -91,7 +92,7 @@ def read_machine(root: Path = _ROOT) -> Machine:
         kernel=platform.release(),
         architecture=platform.machine(),
         virtual=_virtual(root),
-        board=_line(root / "proc/device-tree/model"),
+        board=first_line(root / "proc/device-tree/model"),
         jetson=_jetson(root),
         python=platform.python_version(),
         versions=_versions(),
@@ -100,13 +101,13 @@ def read_machine(root: Path = _ROOT) -> Machine:
 
 def read_state(root: Path = _ROOT) -> MachineState:
     """Read what changes."""
-    cores, memory = usable_cores(), _meminfo(root)
-    governors = {_line(_cpufreq(root, core) / "scaling_governor") for core in cores}
-    load = _line(root / "proc/loadavg")
+    cores, memory = usable_cores(), memory_info(root)
+    governors = {first_line(_cpufreq(root, core) / "scaling_governor") for core in cores}
+    load = first_line(root / "proc/loadavg")
     swap = (memory["SwapTotal"] - memory["SwapFree"]) if {"SwapTotal", "SwapFree"} <= memory.keys() else None
     return MachineState(
         time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        load_1min=_number(load.split()[0]) if load else None,
+        load_1min=number_in(load.split()[0]) if load else None,
         cpu_wait_seconds=_cpu_wait_seconds(root),
         governors=tuple(sorted(name for name in governors if name)),
         mhz=_greatest_mhz(root, cores, "scaling_cur_freq"),
@@ -127,7 +128,7 @@ def usable_cores() -> tuple[int, ...]:
 def _cpu_name(root: Path) -> str | None:
     """x86 names the model; ARM gives implementer and part numbers."""
     fields: dict[str, str] = {}
-    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
+    for line in (text_of(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     if name := fields.get("model name"):
@@ -139,8 +140,8 @@ def _cpu_name(root: Path) -> str | None:
 
 def _cpu_quota(root: Path) -> float | None:
     """Cores that the control group grants; None without a limit."""
-    quota, _, period = (_line(root / "sys/fs/cgroup/cpu.max") or "").partition(" ")
-    limit, length = _number(quota), _number(period)
+    quota, _, period = (first_line(root / "sys/fs/cgroup/cpu.max") or "").partition(" ")
+    limit, length = number_in(quota), number_in(period)
     return limit / length if limit and length else None
 
 
@@ -149,14 +150,14 @@ def _virtual(root: Path) -> str | None:
         return "docker"
     if (root / "run/.containerenv").exists():
         return "podman"
-    if "hypervisor" in (_text(root / "proc/cpuinfo") or ""):
-        return _line(root / "sys/class/dmi/id/sys_vendor") or "virtual machine"
+    if "hypervisor" in (text_of(root / "proc/cpuinfo") or ""):
+        return first_line(root / "sys/class/dmi/id/sys_vendor") or "virtual machine"
     return None
 
 
 def _jetson(root: Path) -> Jetson | None:
-    release = _line(root / "etc/nv_tegra_release")
-    board = _line(root / "proc/device-tree/model") or ""
+    release = first_line(root / "etc/nv_tegra_release")
+    board = first_line(root / "proc/device-tree/model") or ""
     if release is None and "Jetson" not in board:
         return None
     return Jetson(l4t=release, power_mode=_power_mode(root))
@@ -164,13 +165,13 @@ def _jetson(root: Path) -> Jetson | None:
 
 def _power_mode(root: Path) -> str | None:
     """The current mode's number from nvpmodel's status file, its name from nvpmodel's configuration."""
-    status = _line(root / "var/lib/nvpmodel/status") or ""
-    number = _number(status.rpartition(":")[2])
+    status = first_line(root / "var/lib/nvpmodel/status") or ""
+    number = number_in(status.rpartition(":")[2])
     if number is None:
         return None
-    for line in (_text(root / "etc/nvpmodel.conf") or "").splitlines():
+    for line in (text_of(root / "etc/nvpmodel.conf") or "").splitlines():
         words = dict(word.split("=", 1) for word in line.strip("<> ").split() if "=" in word)
-        if "POWER_MODEL" in line and _number(words.get("ID", "")) == number:
+        if "POWER_MODEL" in line and number_in(words.get("ID", "")) == number:
             return words.get("NAME")
     return str(int(number))
 
@@ -180,30 +181,19 @@ def _cpufreq(root: Path, core: int) -> Path:
 
 
 def _greatest_mhz(root: Path, cores: Iterable[int], name: str) -> float | None:
-    found = [_number(_line(_cpufreq(root, core) / name)) for core in cores]
+    found = [number_in(first_line(_cpufreq(root, core) / name)) for core in cores]
     return max((khz / 1000 for khz in found if khz is not None), default=None)
-
-
-def _meminfo(root: Path) -> dict[str, int]:
-    """/proc/meminfo in bytes."""
-    values = {}
-    for line in (_text(root / "proc/meminfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        number = _number(value.removesuffix(" kB"))
-        if number is not None:
-            values[key] = int(number) * 1024
-    return values
 
 
 def _cpu_wait_seconds(root: Path) -> float | None:
     """The kernel's pressure stall counter, in microseconds at the end of its first line."""
-    microseconds = _number((_line(root / "proc/pressure/cpu") or "").rpartition("total=")[2])
+    microseconds = number_in((first_line(root / "proc/pressure/cpu") or "").rpartition("total=")[2])
     return None if microseconds is None else microseconds / 1e6
 
 
 def _throttle_events(root: Path) -> int | None:
-    counters = _glob(root, "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
-    counts = [_number(_line(counter)) for counter in counters]
+    counters = matching(root, "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
+    counts = [number_in(first_line(counter)) for counter in counters]
     known = [int(count) for count in counts if count is not None]
     return sum(known) if known else None
 
@@ -211,12 +201,12 @@ def _throttle_events(root: Path) -> int | None:
 def _temperatures(root: Path) -> dict[str, float]:
     """Thermal zones where there are any, else the hardware monitors' first sensor each."""
     found: dict[str, float] = {}
-    zones = [(zone / "type", zone / "temp") for zone in _glob(root, "sys/class/thermal/thermal_zone*")]
-    monitors = [(chip / "name", chip / "temp1_input") for chip in _glob(root, "sys/class/hwmon/hwmon*")]
+    zones = [(zone / "type", zone / "temp") for zone in matching(root, "sys/class/thermal/thermal_zone*")]
+    monitors = [(chip / "name", chip / "temp1_input") for chip in matching(root, "sys/class/hwmon/hwmon*")]
     for name, reading in zones or monitors:
-        thousandths = _number(_line(reading))
+        thousandths = number_in(first_line(reading))
         if thousandths is not None:
-            found[_line(name) or reading.parent.name] = thousandths / 1000
+            found[first_line(name) or reading.parent.name] = thousandths / 1000
     return found
 
 
@@ -228,30 +218,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _glob(root: Path, pattern: str) -> list[Path]:
-    try:
-        return sorted(root.glob(pattern))
-    except OSError:
-        return []
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-
-
-def _line(path: Path) -> str | None:
-    """The first line, without the NUL that device-tree strings end in."""
-    lines = (_text(path) or "").splitlines()
-    return lines[0].strip("\0 \t") if lines else None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
