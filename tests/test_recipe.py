@@ -135,6 +135,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     ),
     "choices without a budget": ("compress: [{step: quantize, choices: [q4_0]}]", "choices are for a budget"),
     "text to train on without training": ("compress: [{step: quantize, qad_samples: 9}]", "add qad_tokens"),
+    "a comparison with nothing": ("{export: [], compare: [Q4_0]}", "compare .* export names none"),
     "an unknown target": ("export: [gguf, tensorrt]", r"'tensorrt' at export\[1\] is none of the choices: gguf, onnx"),
     "an unknown mixture": (
         "compare: [Q4_0, q4_k_m]",

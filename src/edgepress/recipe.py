@@ -135,6 +135,8 @@ def parse_recipe(text: str, where: str) -> Recipe:
         raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
     _check_budgets(recipe.quantize, where)
     _check_idle(recipe.quantize, where)
+    if recipe.compare and not recipe.export:
+        raise InputError(f"{where}: compare puts llama.cpp's files beside those of export, and export names none")
     return recipe
 
 

@@ -94,6 +94,7 @@ def test_training_rounded_inputs_is_refused_before_any_work(llama_dir: Path) -> 
         (1, {}, "take at least 2"),
         (2, {"max_kld": 0.1, "choices": ("q4_0",)}, "max_kld and qad_tokens need; take at least 3"),
         (1, {"max_kld": 0.1, "choices": ("q4_0",), "qad_samples": 8}, "no window to judge"),
+        (16, {"qad_samples": 8}, "8 windows to train on, fewer than the 16"),
     ],
 )
 def test_what_cannot_be_trained_or_judged_is_refused_before_any_work(

@@ -98,6 +98,11 @@ def _check_training(model: ModelPlan, recipe: Recipe) -> None:
 
 def _check_judges(step: QuantizeStep, samples: int) -> None:
     """Refuse calibration text of which nothing can be set aside to judge what was made from the rest."""
+    if 0 < step.qad_samples < samples:
+        raise InputError(
+            f"qad_samples: {step.qad_samples} windows to train on, fewer than the {samples} of calibration.samples; "
+            f"ask for more, or leave qad_samples out"
+        )
     bounded = step.max_kld is not None
     aside = bounded + (step.qad_tokens > 0)
     if max(samples, step.qad_samples) <= aside or samples <= bounded:

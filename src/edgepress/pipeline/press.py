@@ -27,7 +27,7 @@ from edgepress.compress.student.student import Student
 from edgepress.pipeline.budget import SOLVES_FOR_A_BOUND, format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
-from edgepress.pipeline.solve import Text, Work, calibration_text
+from edgepress.pipeline.solve import Text, Windows, Work, calibration_text
 from edgepress.progress import say
 from edgepress.recipe import Recipe
 
@@ -65,16 +65,22 @@ def unquantized(student: Student, recipe: Recipe, checkpoint: Checkpoint) -> Wei
         return student
     text = calibration_text(student, recipe) if needs_calibration(recipe) else None
     allocation = read_allocation(checkpoint.directory)
-    windows = hold_out(text.solver)[1] if text and recipe.quantize.max_kld is not None else None
     work = Work(student, _prepared(student, recipe, text), recipe, text)
-    return work.smoothed(allocation.formats if allocation else {}, windows)[0]
+    return work.smoothed(allocation.formats if allocation else {}, _not_judged_by(recipe, text))[0]
 
 
 def _prepared(student: Student, recipe: Recipe, text: Text | None) -> WeightSource:
     step = recipe.quantize
     coarsest = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
     formats = assign_formats(student, step, coarsest).formats
-    return prepare(student, step, formats, text.solver if text else None)
+    return prepare(student, step, formats, _not_judged_by(recipe, text))
+
+
+def _not_judged_by(recipe: Recipe, text: Text | None) -> Windows | None:
+    """The calibration windows that may be looked at: a bound on the divergence is judged by those set aside."""
+    if text is None or recipe.quantize.max_kld is None:
+        return text.solver if text else None
+    return hold_out(text.solver)[1]
 
 
 def _press_to_budget(work: Work, text: Text, directory: Path) -> None:
