@@ -27,12 +27,19 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 def in_bands(kernel: Callable[[int, int], None], rows: int) -> None:
     """Call ``kernel(start, stop)`` on bands that make up ``rows``, on as many threads as torch uses."""
+
+    def run(start: int, stop: int) -> None:
+        try:
+            kernel(start, stop)
+        except OSError:  # compiled and not kept, as on a full disk, which numba says once and before it runs anything
+            kernel(start, stop)
+
     threads = min(torch.get_num_threads(), rows // _FEW)
     if threads <= 1:
-        kernel(0, rows)
+        run(0, rows)
         return
     edges = [rows * part // threads for part in range(threads + 1)]
-    for _ in _pool(threads).map(kernel, edges[:-1], edges[1:]):
+    for _ in _pool(threads).map(run, edges[:-1], edges[1:]):
         pass
 
 

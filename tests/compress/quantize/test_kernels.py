@@ -1,9 +1,15 @@
+"""The compiled loops do what plain loops over single values do, on any number of threads and any disk."""
+
+from __future__ import annotations
+
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_disk import run_on_small_disk
 
 from edgepress.artifact.formats import get_format
 from edgepress.compress.quantize.gptaq.block import factors_of
@@ -160,3 +166,22 @@ def test_rows_come_out_the_same_on_one_thread_and_on_several() -> None:
         torch.set_num_threads(threads)
     for one, several in zip(*results, strict=True):
         assert torch.equal(one, several)
+
+
+_ON_FULL_DISK = """
+import os, sys
+os.environ["NUMBA_CACHE_DIR"] = sys.argv[1]
+import torch
+from edgepress.artifact.formats import get_format
+from edgepress.compress.quantize.gptaq.grid import Grid
+from edgepress.compress.quantize.gptaq.kernels import best_with_feedback
+torch.set_num_threads(2)
+ones = torch.ones(200, 1)
+found = best_with_feedback(ones * 3.0, torch.eye(1), Grid(get_format("q4_0")), ones, ones * 0)
+print(found.levels.unique().tolist())
+"""
+
+
+def test_a_disk_too_full_for_compiled_code_is_no_reason_to_stop(tmp_path: Path) -> None:
+    done = run_on_small_disk(_ON_FULL_DISK, tmp_path, 8)
+    assert done.stdout.strip() == "[3.0]", done.stderr
