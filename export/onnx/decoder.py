@@ -11,7 +11,8 @@ Keys and values are (batch, kv_heads, tokens, head_dim), float32, each layer wit
 onnxruntime-genai reads from the graph's inputs. GroupQueryAttention rotates (halves, not pairs), appends to the cache
 and masks; its ``local_window_size`` counts the query's own key, as ``LayerSpec.window`` does. q, k and v are one
 product where they have one format, float inputs and no norm of their own (the CPU kernel refuses ``q_norm_weight``).
-The addition of the residual is part of the norm after it.
+It rotates heads of a multiple of 16 values only: others are rotated by an operator of their own, all sequences of a
+batch from one position on. The addition of the residual is part of the norm after it.
 
 Operators and names: facts from onnxruntime-genai's builder and onnxruntime's operator schemas.
 """
@@ -49,6 +50,7 @@ class _Decoder:
         self._family = FAMILIES[plan.spec.family]
         self._tensors = {tensor.name: tensor for tensor in plan.tensors}
         self._accuracy_level = accuracy_level
+        self._rotates_inside = plan.spec.head_dim % 16 == 0
         self._hidden = ""
         self._added: str | None = None
 
@@ -110,18 +112,18 @@ class _Decoder:
     def _attention(self, i: int, layer: LayerSpec, seqlens: str, total: str) -> None:
         graph, place = self._graph, f"/layers.{i}/attn"
         x = self._normed(layer_name(i, "input_layernorm"), f"/layers.{i}/input_layernorm")
-        cos, sin = self._rotary(layer)
+        rotary = self._rotary(layer) if self._rotates_inside else ("", "")
         past = [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
         attended = graph.node(
             "GroupQueryAttention",
-            [*self._queries_keys_values(i, layer, x), *past, seqlens, total, cos, sin],
+            [*self._queries_keys_values(i, layer, x), *past, seqlens, total, *rotary],
             [f"{place}/gqa", f"present.{i}.key", f"present.{i}.value"],
             domain=MICROSOFT,
             num_heads=layer.heads,
             kv_num_heads=layer.kv_heads,
             scale=self._spec.attention_scale,
             local_window_size=layer.window or -1,
-            do_rotary=1,
+            do_rotary=int(self._rotates_inside),
             rotary_interleaved=0,
         )
         self._add(i, self._linear(i, "attn_output", attended), after="post_attention_layernorm")
@@ -130,14 +132,30 @@ class _Decoder:
         """The first three inputs of the attention: packed into one, or apart."""
         names = [layer_name(i, LINEARS[role]) for role in _QKV]
         formats = {(self._tensors[name].format, self._tensors[name].input_format) for name in names}
-        if not self._family.qk_norm and len(formats) == 1 and self._tensors[names[0]].input_format == "float":
+        plain = self._rotates_inside and not self._family.qk_norm
+        if plain and len(formats) == 1 and self._tensors[names[0]].input_format == "float":
             stack = Matrix(self._graph, self._tensors, names, f"model.layers.{i}.self_attn.qkv_proj")
             return [stack.product(x, f"/layers.{i}/attn/qkv", accuracy_level=self._accuracy_level), "", ""]
         q, k, v = (self._linear(i, role, x) for role in _QKV)
         if self._family.qk_norm:
             q = self._head_norm(i, "self_attn.q_norm", q, layer.heads)
             k = self._head_norm(i, "self_attn.k_norm", k, layer.kv_heads)
+        if not self._rotates_inside:
+            q, k = (self._rotated(i, x, layer, heads) for x, heads in ((q, layer.heads), (k, layer.kv_heads)))
         return [q, k, v]
+
+    def _rotated(self, i: int, x: str, layer: LayerSpec, heads: int) -> str:
+        """Queries or keys, (batch, tokens, heads · D), by their positions."""
+        inputs = [x, self._graph.once("position", self._first_position), *self._rotary(layer)]
+        return self._graph.node("RotaryEmbedding", inputs, f"{x}/rotated", domain=MICROSOFT, num_heads=heads)
+
+    def _first_position(self) -> str:
+        """Of the tokens that come in: what the mask covers more than them, int64 (1,)."""
+        graph = self._graph
+        lengths = [
+            graph.node("Shape", [name], f"/position/{name}", start=1, end=2) for name in ("attention_mask", "input_ids")
+        ]
+        return graph.node("Sub", lengths, "/position/first")
 
     def _head_norm(self, i: int, part: str, x: str, heads: int) -> str:
         """Norm of each head by itself: (batch, tokens, heads · D) → (batch, tokens · heads, D) and back."""

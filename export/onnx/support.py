@@ -17,9 +17,9 @@ def check_onnx_support(plan: ModelPlan) -> None:
     Raises:
         InputError: names the tensor and what would fit, or the property that is not supported.
     """
-    if plan.spec.head_dim % 16:
+    if plan.spec.head_dim % 8:
         raise InputError(
-            f"ONNX export: GroupQueryAttention needs a head_dim that is a multiple of 16, not {plan.spec.head_dim}; "
+            f"ONNX export: GroupQueryAttention needs a head_dim that is a multiple of 8, not {plan.spec.head_dim}; "
             f"export to gguf"
         )
     expected = expected_shapes(plan.spec)
