@@ -90,6 +90,28 @@ def test_scales_and_minima_have_the_gradient_of_the_difference_quotient(format: 
         assert (moved[1] - moved[0]) / 2 == pytest.approx(float((parameter.grad * direction).sum()), rel=1e-3)
 
 
+@pytest.mark.parametrize("format", GRIDS)
+def test_gains_have_the_gradient_of_the_difference_quotient(format: str) -> None:
+    """The values are linear in the gains, super scales' included, but for fp16's rounding: a wide quotient is exact."""
+    tensor, _ = solved(format)
+    rng = np.random.default_rng(4)
+    pull = torch.from_numpy(rng.standard_normal((ROWS, COLUMNS)).astype(np.float32))
+    (tensor.values() * pull).sum().backward()
+    for gain in (tensor.gain, tensor.offset_gain):
+        if gain is None:
+            continue
+        assert gain.grad is not None
+        step = torch.from_numpy(rng.uniform(-0.25, 0.25, tuple(gain.shape)).astype(np.float32))
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                gain.add_(sign * step)
+                ends.append(float((tensor.values().double() * pull).sum()))
+                gain.sub_(sign * step)
+        terms = gain.grad.double() * step
+        assert float(terms.sum()) == pytest.approx((ends[0] - ends[1]) / 2, abs=0.003 * float(terms.norm()))
+
+
 def test_the_divergence_and_its_gradient_are_those_of_autograd_in_float64() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, before = (torch.randn(300, 16, generator=generator, dtype=torch.float64) for _ in range(2))
