@@ -57,6 +57,7 @@ def measure_costs(
     model: str,
     shapes: Sequence[MatrixShape],
     formats: Sequence[str],
+    fits: Callable[[str, int], bool],
     *,
     threads: int | None,
     repetitions: int,
@@ -69,13 +70,14 @@ def measure_costs(
         model: name of the model whose shapes these are.
         shapes: what to measure.
         formats: names of formats.
+        fits: whether the engine holds rows of that many values in a format.
         threads: CPU threads; None takes the physical cores.
         repetitions: samples of each.
 
     Raises:
         InputError: a format that fits no shape, or a matrix that memory has no room for.
     """
-    pairs = [(shape, format) for shape in shapes for format in formats if get_format(format).fits(shape.columns)]
+    pairs = [(shape, format) for shape in shapes for format in formats if fits(format, shape.columns)]
     _check(shapes, formats, pairs)
     before, cache = read_state(), last_level_cache_bytes()
     used = threads or physical_cores()

@@ -16,6 +16,7 @@ from edgepress.benchmarks.peers.llama_tools import Divergence, Run
 
 # What decides about a file's bytes; other rooms only look at it.
 _ROOMS = ("artifact", "compress", "export", "pipeline", "runtime")
+_MODULES = ("errors.py", "recipe.py")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,8 @@ def code_digest() -> str:
     """sha256 over the sources that make a file: another version's result is not taken over."""
     total = hashlib.sha256()
     package = Path(edgepress.__path__[0])
+    for module in _MODULES:
+        total.update((package / module).read_bytes())
     for room in _ROOMS:
         for folder, _, files in sorted(os.walk(package / room, followlinks=True)):
             for file in sorted(name for name in files if name.endswith(".py")):
@@ -76,5 +79,9 @@ def read_entry(path: Path, key: str) -> Entry | None:
     kept = json.loads(path.read_text(encoding="utf-8"))
     if kept["key"] != key:
         return None
-    entry = msgspec.convert(kept["entry"], Entry, dec_hook=lambda kind, value: kind(value))
-    return entry if entry.path.is_file() else None
+    try:
+        entry = msgspec.convert(kept["entry"], Entry, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError:  # written when an entry had other fields
+        return None
+    same = entry.path.is_file() and entry.path.stat().st_size == entry.file_bytes
+    return entry if same else None

@@ -108,9 +108,10 @@ class Contest:
     def _entry(self, kind: str, maker: str, method: str, made_of: list[Any], make: Maker) -> Entry:
         """Make a file and judge it, or take over what an earlier, interrupted run found by the same means."""
         name = f"judged-{maker}-{kind}-{method}"
-        key = digest([self.reference.key, describe(self.calibration), made_of])
+        key = digest([self.reference.key, describe(self.calibration), self.options.threads, made_of])
         entry = read_entry(self.work / f"{name}.json", key)
         if entry is None:
+            (self.work / f"{name}.json").unlink(missing_ok=True)  # its file is about to be another
             path, making = make()
             entry = self.reference.judge(path, kind, maker, method, making, self.work / f"{name}.log")
             write_entry(self.work / f"{name}.json", key, entry)

@@ -23,7 +23,7 @@ def notes(contents: Contents, artifacts: tuple[Artifact, ...]) -> tuple[Note, ..
     formats = {tensor.name: tensor.format for tensor in contents.tensors}
     student = [Note(about="student", text=text) for text in manifest.lineage.student_notes]
     fallback = [
-        Note(about="fallback", text=f"{name} ships as {formats.get(name, '?')}; the wanted format does not fit it")
+        Note(about="fallback", text=f"{name} ships as {formats.get(name, '?')}; no format that was wanted fits it")
         for name in manifest.fell_back
     ]
     return (*student, *fallback, *_cautions(artifacts), *_unlike(artifacts), *_missing(own(artifacts)))

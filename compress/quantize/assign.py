@@ -1,8 +1,9 @@
 """Which tensor ships in which format, decided before any work.
 
-Matrices (the layers' linears, the embedding, the head) follow the recipe; norms and biases stay float32. Nothing is
-substituted: a format whose block does not divide a tensor's rows is an error that lists the formats that do, unless the
-recipe names a fallback, and then the plan lists the tensors that took it.
+Matrices (the layers' linears, the embedding, the head) follow the recipe; norms and biases stay float32. No format that
+was asked for is substituted: one whose block does not divide a tensor's rows is an error that lists the formats that
+do, unless the recipe names a fallback. Where a budget chooses and the recipe names neither choices nor a fallback, a
+matrix that none of the usual formats fits is left in half precision. The plan lists the tensors that fell back.
 """
 
 from __future__ import annotations
@@ -55,8 +56,10 @@ def assign_formats(
     tensors, fell_back = [], []
     for name in source.names:
         shape = source.shape(name)
-        wanted = chosen.get(name) or (_wanted(name, step, aliases[name]) if is_matrix(name) else "f32")
-        format = wanted if get_format(wanted).fits(shape[-1]) else _fallback(name, shape[-1], wanted, step)
+        fixed = _fixed(name, step, aliases[name]) if is_matrix(name) else "f32"
+        wanted = chosen.get(name) or fixed or _usual(step)
+        spare = _spare(step, fixed)
+        format = wanted if get_format(wanted).fits(shape[-1]) else _fallback(name, shape[-1], wanted, spare)
         if format != wanted:
             fell_back.append(name)
         input_format = step.activations if format == "int8" and name.startswith("model.layers.") else "float"
@@ -92,7 +95,7 @@ def free_choices(source: WeightSource, step: QuantizeStep, usual: tuple[str, ...
         fitting = tuple(entry.name for entry in formats if entry.fits(width))
         if fitting:
             free[name] = fitting
-        elif not _fits(_spare(step), width):
+        elif not _fits(_spare(step, None), width):
             tried = ", ".join(entry.name for entry in formats)
             raise InputError(
                 f"{name}: rows of {width} values fit none of the choices ({tried}); "
@@ -131,25 +134,24 @@ def _fixed(name: str, step: QuantizeStep, names: Iterable[str]) -> str | None:
     return step.embedding if name in (EMBEDDING, HEAD) else None
 
 
-def _wanted(name: str, step: QuantizeStep, names: Iterable[str]) -> str:
-    """The format that a matrix should have for which none was chosen."""
-    usual = step.format
+def _usual(step: QuantizeStep) -> str:
+    """The format of a matrix that is not named and for which none was chosen."""
     if step.budgets:  # none was chosen because none fits: neither the first, nor any block of 32 where none is named
-        usual = step.choices[0] if step.choices else "q8_0"
-    return _fixed(name, step, names) or usual
+        return step.choices[0] if step.choices else "q8_0"
+    return step.format
 
 
-def _spare(step: QuantizeStep) -> str | None:
-    """The format of what the wanted one does not fit. A budget without choices of its own takes half precision."""
-    return step.fallback or ("f16" if step.budgets and not step.choices else None)
+def _spare(step: QuantizeStep, fixed: str | None) -> str | None:
+    """What a matrix takes that its format does not fit; ``fixed`` is the one that the step gives it by name."""
+    left_to_choose = step.budgets and not step.choices and fixed is None
+    return step.fallback or ("f16" if left_to_choose else None)
 
 
 def _fits(format: str | None, width: int) -> bool:
     return format is not None and get_format(format).fits(width)
 
 
-def _fallback(name: str, width: int, wanted: str, step: QuantizeStep) -> str:
-    spare = _spare(step)
+def _fallback(name: str, width: int, wanted: str, spare: str | None) -> str:
     if spare is not None and _fits(spare, width):
         return spare
     block = get_format(wanted).block

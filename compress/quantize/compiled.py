@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from numba import njit
 
+_FUNCTIONS = 8  # more than a kernel consists of; each is compiled and kept by itself
 _FEW = 32  # rows that are not worth a thread
 
 
@@ -29,10 +30,13 @@ def in_bands(kernel: Callable[[int, int], None], rows: int) -> None:
     """Call ``kernel(start, stop)`` on bands that make up ``rows``, on as many threads as torch uses."""
 
     def run(start: int, stop: int) -> None:
-        try:
-            kernel(start, stop)
-        except OSError:  # compiled and not kept, as on a full disk, which numba says once and before it runs anything
-            kernel(start, stop)
+        for attempt in range(_FUNCTIONS):
+            try:
+                kernel(start, stop)
+                return
+            except OSError:  # as on a full disk: compiled and not kept, which numba says once, before it runs anything
+                if attempt == _FUNCTIONS - 1:
+                    raise
 
     threads = min(torch.get_num_threads(), rows // _FEW)
     if threads <= 1:

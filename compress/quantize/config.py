@@ -28,7 +28,7 @@ class QuantizeStep(
     formats     pattern → format, for single tensors; the first pattern that matches wins. Patterns see Hugging Face
                 names without ".weight" (model.layers.3.mlp.down_proj) and role names (*.ffn_down, token_embd)
     fallback    the format for tensors that the chosen one does not fit; without it, such a tensor is an error. With a
-                budget: for those that none of the choices fits; f16 where neither is given
+                budget: also for those that no choice fits; these take f16 where neither fallback nor choices are given
     prepare     what is done first, in this order; changes the numbers that get rounded and not the model's function.
                 scale_up_down, scale_v_o: even out the columns of down and of the output projection through the rows of
                 up and of the values. awq: finer steps for loud features behind a norm, by its gain (looks at the

@@ -11,8 +11,9 @@ Keys and values are (batch, kv_heads, tokens, head_dim), float32, each layer wit
 onnxruntime-genai reads from the graph's inputs. GroupQueryAttention rotates (halves, not pairs), appends to the cache
 and masks; its ``local_window_size`` counts the query's own key, as ``LayerSpec.window`` does. q, k and v are one
 product where they have one format, float inputs and no norm of their own (the CPU kernel refuses ``q_norm_weight``).
-It rotates heads of a multiple of 16 values only: others are rotated by an operator of their own, all sequences of a
-batch from one position on. The addition of the residual is part of the norm after it.
+It rotates heads of a multiple of 16 values only: others are rotated by an operator of their own, to the positions that
+GroupQueryAttention gives: behind what the mask shows of the sequence besides the tokens that come in.
+The addition of the residual is part of the norm after it.
 
 Operators and names: facts from onnxruntime-genai's builder and onnxruntime's operator schemas.
 """
@@ -146,16 +147,19 @@ class _Decoder:
 
     def _rotated(self, i: int, x: str, layer: LayerSpec, heads: int) -> str:
         """Queries or keys, (batch, tokens, heads · D), by their positions."""
-        inputs = [x, self._graph.once("position", self._first_position), *self._rotary(layer)]
+        inputs = [x, self._graph.once("positions", self._positions), *self._rotary(layer)]
         return self._graph.node("RotaryEmbedding", inputs, f"{x}/rotated", domain=MICROSOFT, num_heads=heads)
 
-    def _first_position(self) -> str:
-        """Of the tokens that come in: what the mask covers more than them, int64 (1,)."""
+    def _positions(self) -> str:
+        """Of the tokens that come in, int64 (batch, tokens); a padded prompt starts at 0."""
         graph = self._graph
-        lengths = [
-            graph.node("Shape", [name], f"/position/{name}", start=1, end=2) for name in ("attention_mask", "input_ids")
-        ]
-        return graph.node("Sub", lengths, "/position/first")
+        count = graph.node("ReduceSum", ["attention_mask", graph.integers(1)], "/positions/count", keepdims=1)
+        length = graph.node("Shape", ["input_ids"], "/positions/length", start=1, end=2)
+        before = graph.node("Sub", [count, length], "/positions/before")
+        first = graph.node("Max", [before, graph.integers(0)], "/positions/first")
+        ones = graph.node("Expand", [graph.integers(1), length], "/positions/ones")
+        steps = graph.node("CumSum", [ones, graph.integers(0)], "/positions/steps", exclusive=1)
+        return graph.node("Add", [first, steps], "/positions")
 
     def _head_norm(self, i: int, part: str, x: str, heads: int) -> str:
         """Norm of each head by itself: (batch, tokens, heads · D) → (batch, tokens · heads, D) and back."""

@@ -104,6 +104,12 @@ def held_formats() -> list[str]:
     return [name for name in FORMATS if name in _CONTAINER_BITS]
 
 
+def container_block(format: str) -> int:
+    """Rows that this many values divide are held as they are: the larger of the format's block and the operators'."""
+    spec = get_format(format)
+    return 1 if spec.kind == "float" else max(grid(format).block, spec.block)
+
+
 def grid(format_name: str) -> Grid:
     """The operators' grid for a format.
 

@@ -8,7 +8,7 @@ from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.errors import InputError
 from edgepress.export.onnx.genai import genai_config
-from edgepress.export.onnx.matmulnbits import grid, held_formats
+from edgepress.export.onnx.matmulnbits import container_block, held_formats
 
 
 def check_onnx_support(plan: ModelPlan) -> None:
@@ -76,11 +76,11 @@ def _check_format(tensor: TensorPlan) -> None:
         raise InputError(f"ONNX export: {tensor.name} is stored as floats (f32 or f16), not as {tensor.format}")
     if tensor.input_format != "float":
         return
-    block, width = grid(tensor.format).block, tensor.shape[1]
-    if width % max(block, spec.block):
-        fitting = [name for name in held_formats() if width % max(grid(name).block, get_format(name).block) == 0]
+    block, width = container_block(tensor.format), tensor.shape[1]
+    if width % block:
+        fitting = [name for name in held_formats() if width % container_block(name) == 0]
         raise InputError(
-            f"{tensor.name}: rows of {width} values do not divide into blocks of {max(block, spec.block)} "
+            f"{tensor.name}: rows of {width} values do not divide into blocks of {block} "
             f"({tensor.format}); "
             f"what fits: {', '.join(['f32', 'f16', *fitting])}"
         )

@@ -88,6 +88,15 @@ def test_onnx_runtime_has_a_cost_for_its_own_formats(student: Path, tmp_path: Pa
         assert cost.prefill_ms is None or (math.isfinite(cost.prefill_ms) and cost.prefill_ms > 0)
 
 
+def test_onnx_runtime_is_not_asked_for_rows_that_it_does_not_hold(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    odd = make_model_dir("llama", tmp_path / "odd", intermediate_size=100)
+    arguments = ("--engine", "onnxruntime", "--threads", "1", "--repetitions", "1", "-o", tmp_path / "c.json")
+    done = edgepress("costs", odd, *arguments)
+    assert done.code == 0, done.err
+    assert {cost.format for cost in read_costs(tmp_path / "c.json").costs if cost.columns == 100} == {"f32", "f16"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+from commands import edgepress_process
+from own_cache import own_cache  # noqa: F401
 
 from edgepress.compress.openmp import brief_waits
 
-# GNU OpenMP prints its settings when it is loaded and asked to.
-PRESS = """
-import sys, edgepress.pipeline.press
-assert "torch" not in sys.modules
-from edgepress.compress.openmp import brief_waits
-with brief_waits():
-    import torch
-"""
+pytestmark = pytest.mark.usefixtures("own_cache")
+VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
-def settings_of(code: str, **variables: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    environment = kept | {"OMP_DISPLAY_ENV": "VERBOSE"} | variables
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return done.stderr
+def settings(student: Path, folder: Path, own_text: bool, **variables: str) -> str:
+    """What GNU OpenMP prints, as often as it is loaded by ``edgepress compress``."""
+    (folder / "text.txt").write_text("A model reads this text, and whatever else there is to read in the world. " * 40)
+    calibration = {"self": own_text, "files": [str(folder / "text.txt")], "samples": 2, "length": 16}
+    step = {"step": "quantize", "solver": "gptaq", "format": "q4_0"}
+    recipe = {"calibration": calibration, "compress": [step], "export": ["gguf"]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = ("compress", student, "--recipe", folder / "recipe.yaml", "-o", folder / "out")
+    done = edgepress_process(*arguments, OMP_DISPLAY_ENV="VERBOSE", **variables)
+    assert done.code == 0, done.err
+    return done.err
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is torch's on Linux")
-def test_torch_is_loaded_with_brief_waits() -> None:
-    told = settings_of(PRESS)
-    assert "GOMP_SPINCOUNT = '1000'" in told
+@pytest.mark.parametrize("own_text", [True, False])
+def test_the_solvers_threads_wait_briefly(own_text: bool, llama_dir: Path, tmp_path: Path) -> None:
+    assert "GOMP_SPINCOUNT = '1000'" in settings(llama_dir, tmp_path, own_text)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is torch's on Linux")
-def test_the_users_own_setting_stays() -> None:
-    assert "GOMP_SPINCOUNT = '77'" in settings_of(PRESS, GOMP_SPINCOUNT="77")
-    assert "GOMP_SPINCOUNT = '1000'" not in settings_of(PRESS, OMP_WAIT_POLICY="ACTIVE")
+@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "77"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_the_users_own_setting_stays(own: dict[str, str], llama_dir: Path, tmp_path: Path) -> None:
+    told = settings(llama_dir, tmp_path, False, **own)
+    assert "GOMP_SPINCOUNT = '1000'" not in told
+    assert any(f"{name} = '{value}'" in told for name, value in own.items())
 
 
-def test_nothing_is_left_for_engines_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+def test_nothing_is_left_for_engines_and_workers() -> None:
     with pytest.raises(RuntimeError), brief_waits():
         assert os.environ["GOMP_SPINCOUNT"] == "1000"
         raise RuntimeError

@@ -6,7 +6,7 @@ shape is put in each format, and the predicted file grows by what that costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from edgepress.artifact.formats import get_format
@@ -45,8 +45,8 @@ def target_bytes(student: Student, step: QuantizeStep) -> int | None:
     return None
 
 
-def check_budget(smallest_bytes: int, budget: int | None, step: QuantizeStep) -> None:
-    """Refuse a budget below the smallest file.
+def check_budget(smallest_bytes: int, budget: int | None, step: QuantizeStep, fell_back: Sequence[str] = ()) -> None:
+    """Refuse a budget below the smallest file; ``fell_back`` are matrices that no choice fits.
 
     Raises:
         InputError: says how large the smallest file is.
@@ -54,8 +54,14 @@ def check_budget(smallest_bytes: int, budget: int | None, step: QuantizeStep) ->
     if budget is not None and smallest_bytes > budget:
         raise InputError(
             f"{step.budgets[0]}: {getattr(step, step.budgets[0]):g} allows {budget / 1e6:.3f} MB, and the smallest "
-            f"file takes {smallest_bytes / 1e6:.3f} MB; raise it, or add smaller formats to 'choices'"
+            f"file takes {smallest_bytes / 1e6:.3f} MB{_with_fallbacks(fell_back)}; "
+            f"raise it, or add smaller formats to 'choices'"
         )
+
+
+def _with_fallbacks(names: Sequence[str]) -> str:
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f", in which {names[0]}{others} fell back to a format that fits" if names else ""
 
 
 def format_sizes(

@@ -6,7 +6,7 @@ The record is a file, since the device that was measured and the machine that co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,29 +36,31 @@ def measure_student_costs(
         InputError: an unknown engine or format, or one that fits no matrix.
         MissingExtraError: the engine is not installed.
     """
-    make, held = _engine(engine)
+    make, held, fits = _engine(engine)
     shapes = matrix_shapes(student)
     for name in formats:
         if get_format(name).name not in held:
             raise InputError(f"{engine} has no format {name}; it has {', '.join(held)}")
-    fitting = [name for name in held if any(get_format(name).fits(shape.columns) for shape in shapes)]
+    fitting = [name for name in held if any(fits(name, shape.columns) for shape in shapes)]
     return measure_costs(
-        engine, make, student.name, shapes, formats or fitting, threads=threads, repetitions=repetitions
+        engine, make, student.name, shapes, formats or fitting, fits, threads=threads, repetitions=repetitions
     )
 
 
-def _engine(name: str) -> tuple[Maker, list[str]]:
-    """What makes an engine's products, and the formats that it has."""
+def _engine(name: str) -> tuple[Maker, list[str], Callable[[str, int], bool]]:
+    """What makes an engine's products, the formats that it has, and whether a format holds rows of that many values."""
     if name == "llama.cpp":
         from edgepress.runtime.ggml_product import GgmlProduct
 
         types = {entry.name.upper() for entry in GGML_TYPES.values()}
-        return GgmlProduct, [format for format in FORMATS if format.upper() in types]
+        held = [format for format in FORMATS if format.upper() in types]
+        return GgmlProduct, held, lambda format, columns: get_format(format).fits(columns)
     if name == "onnxruntime":
+        from edgepress.export.onnx.matmulnbits import container_block
         from edgepress.pipeline.onnx_products import FORMATS as HELD
         from edgepress.pipeline.onnx_products import onnx_product
 
-        return onnx_product, list(HELD)
+        return onnx_product, list(HELD), lambda format, columns: columns % container_block(format) == 0
     raise InputError(f"unknown engine {name!r}; costs are measured in {' or '.join(ENGINES.values())}")
 
 
@@ -131,9 +133,10 @@ def token_time_limit(student: Student, step: QuantizeStep, target: ExportTarget)
         if name not in used:
             return 0.0
         if (rows, columns, format) not in known:
+            instead = "leave the format out of 'choices'" if name in free else "give the matrix another in 'formats'"
             raise InputError(
                 f"costs: {step.costs} has no time for {name}, {rows} × {columns} in {format}; measure it on the device "
-                f"with 'edgepress costs', --formats {format}, or leave the format out of 'choices'"
+                f"with 'edgepress costs', --formats {format}, or {instead}"
             )
         return known[rows, columns, format]
 

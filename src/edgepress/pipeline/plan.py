@@ -71,7 +71,7 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
     if step.budgets:
         _check_choices(student, recipe, model, targets)
         smallest = sum(predict_files(model, budget_target(recipe)).values())
-        check_budget(smallest, target_bytes(student, step), step)
+        check_budget(smallest, target_bytes(student, step), step, assignment.fell_back)
         if (limit := token_time_limit(student, step, budget_target(recipe))) is not None:
             check_alone(limit)
     files: dict[str, int] = {}

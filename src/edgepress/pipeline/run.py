@@ -12,6 +12,7 @@ from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
 from edgepress.artifact.files import sha256_file
 from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
 from edgepress.compress.calibrate.tokens import calibration_digest
+from edgepress.compress.openmp import brief_waits
 from edgepress.compress.search.records import read_allocation
 from edgepress.compress.student.student import Student
 from edgepress.errors import BudgetNotMetError, InputError, ParityError
@@ -40,7 +41,8 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
         InputError: what :func:`~edgepress.pipeline.plan.make_plan` refuses, a foreign output directory, a full disk.
         ParityError: an exported file does not reproduce the checkpoint; it is not kept.
     """
-    plan = make_plan(student, recipe, targets)
+    with brief_waits():  # what self-written text takes depends on the processor, which torch is asked about
+        plan = make_plan(student, recipe, targets)
     check_disk(plan, out)
     output = Output(out)
     with output.claim():
@@ -132,7 +134,7 @@ def _checkpoint_key(student: Student, recipe: Recipe) -> str:
     step = recipe.quantize
     if step.costs is not None:  # what the file says counts, not where it lies
         step = msgspec.structs.replace(step, costs=sha256_file(Path(step.costs)))
-    return stage_key("checkpoint", 2, student.digest(), step, calibration, student.name, target)
+    return stage_key("checkpoint", 3, student.digest(), step, calibration, student.name, target)
 
 
 def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:

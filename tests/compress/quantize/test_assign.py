@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import make_model_dir
@@ -95,6 +96,16 @@ def test_a_budgets_own_fallback_goes_before_half_precision(odd_dir: Path) -> Non
     assignment = assign_formats(source, step, dict.fromkeys(free, "q4_0"))
     assert {assignment.formats[name] for name in DOWN} == {"int8"}
     assert assignment.fell_back == DOWN
+
+
+@pytest.mark.parametrize("named", [{"formats": {"*.ffn_down": "q4_0"}}, {"embedding": "q4_K"}])
+def test_a_format_that_a_budgets_step_names_is_not_substituted(odd_dir: Path, named: dict[str, Any]) -> None:
+    source = open_student(str(odd_dir))
+    step = QuantizeStep(target_mb=1.0, **named)
+    with pytest.raises(InputError, match="not a multiple of"):
+        assign_formats(source, step, dict.fromkeys(free_choices(source, step, USUAL), "q4_0"))
+    spared = assign_formats(source, QuantizeStep(target_mb=1.0, fallback="f16", **named))
+    assert "f16" in spared.formats.values()
 
 
 def test_choices_of_ones_own_that_do_not_fit_are_refused_without_a_fallback(odd_dir: Path) -> None:

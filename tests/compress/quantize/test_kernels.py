@@ -175,13 +175,15 @@ import torch
 from edgepress.artifact.formats import get_format
 from edgepress.compress.quantize.gptaq.grid import Grid
 from edgepress.compress.quantize.gptaq.kernels import best_with_feedback
-torch.set_num_threads(2)
+torch.set_num_threads(int(sys.argv[2]))
 ones = torch.ones(200, 1)
 found = best_with_feedback(ones * 3.0, torch.eye(1), Grid(get_format("q4_0")), ones, ones * 0)
 print(found.levels.unique().tolist())
 """
 
 
-def test_a_disk_too_full_for_compiled_code_is_no_reason_to_stop(tmp_path: Path) -> None:
-    done = run_on_small_disk(_ON_FULL_DISK, tmp_path, 8)
+@pytest.mark.parametrize("kilobytes", [4, 16])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_disk_too_full_for_compiled_code_is_no_reason_to_stop(threads: str, kilobytes: int, tmp_path: Path) -> None:
+    done = run_on_small_disk(_ON_FULL_DISK, tmp_path, kilobytes, threads)
     assert done.stdout.strip() == "[3.0]", done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from checkpoints import write_checkpoint
 from numpy.typing import NDArray
@@ -122,6 +123,38 @@ def test_a_head_that_is_let_through_matches_and_no_other_is(family: str, head_di
         parts = [session.prefill(TOKENS[:50]), session.prefill(TOKENS[50:117])]
         steps = [session.decode(token)[None] for token in TOKENS[117:]]
     assert mean_divergence(wanted, np.concatenate([*parts, *steps])) < 1e-10
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("head_dim", [8, 16])
+def test_prompts_of_unequal_length_in_a_batch_decode_as_each_by_itself(
+    family: str, head_dim: int, tmp_path: Path
+) -> None:
+    """As onnxruntime-genai runs a batch: prompts padded on the right, then a token of each at a time."""
+    source = checkpoint(make_model_dir(family, tmp_path / "model", head_dim=head_dim), tmp_path)
+    session = onnxruntime.InferenceSession(exported(source, tmp_path, accuracy_level=0) / "model.onnx")
+    prompts, answers = (TOKENS[:20], TOKENS[20:28]), (TOKENS[30:35], TOKENS[40:45])
+    ids = np.array([prompts[0], prompts[1] + [0] * 12], np.int64)
+    mask = np.array([[1] * 20, [1] * 8 + [0] * 12], np.int64)
+    past = empty_cache(source, batch=2)
+    for step in range(6):
+        logits, *caches = session.run(None, {"input_ids": ids, "attention_mask": mask} | past)
+        past = dict(zip(past, caches, strict=True))
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            alone = reference(source, [*prompt, *answer[:step]])[-1]
+            at = len(prompt) - 1 if step == 0 else 0
+            np.testing.assert_allclose(logits[row, at], alone, atol=2e-4)
+        if step < 5:
+            ids = np.array([[answer[step]] for answer in answers], np.int64)
+            mask = np.array([[1] * (len(prompt) + step + 1) + [0] * (20 - len(prompt)) for prompt in prompts], np.int64)
+
+
+def empty_cache(source: Checkpoint, batch: int) -> dict[str, NDArray[np.float32]]:
+    return {
+        f"past_key_values.{i}.{side}": np.zeros((batch, layer.kv_heads, 0, source.spec.head_dim), np.float32)
+        for i, layer in enumerate(source.spec.layers)
+        for side in ("key", "value")
+    }
 
 
 def test_q_k_and_v_of_different_formats_match_transformers(tmp_path: Path) -> None:
