@@ -10,7 +10,7 @@ import pytest
 from tiny_models import make_model_dir
 
 from edgepress.benchmarks.peers.autoround import SPARE, parse_output, write_samples
-from edgepress.benchmarks.peers.llama_tools import parse_divergence, run_measured, system_info
+from edgepress.benchmarks.peers.llama_tools import Tools, parse_divergence, run_measured, system_info
 from edgepress.errors import EdgepressError, InputError
 
 PERPLEXITY = """
@@ -115,3 +115,17 @@ def test_what_a_command_says_on_stderr_can_be_kept_apart(tmp_path: Path) -> None
     assert ((tmp_path / "out").read_text(), (tmp_path / "err").read_text()) == ("1\n", "2\n")
     with pytest.raises(EdgepressError, match=r"exit code 3.*err"):
         run_measured([sys.executable, "-c", "exit(3)"], tmp_path / "out", errors=tmp_path / "err")
+
+
+def test_an_output_without_its_end_is_asked_for_again(tmp_path: Path) -> None:
+    """A recorded output that comes in pieces: without its end at first, whole the third time."""
+    whole, tool = tmp_path / "whole.txt", tmp_path / "bin" / "llama-perplexity"
+    whole.write_text(PERPLEXITY, encoding="utf-8")
+    tool.parent.mkdir()
+    tool.write_text(
+        f'#!/bin/sh\necho >> "{tmp_path}/runs"\nn=$(wc -l < "{tmp_path}/runs")\nhead -n $((9 * n)) "{whole}"\n'
+    )
+    tool.chmod(0o755)
+    found, _ = Tools(folder=tmp_path, threads=1).divergence(Path("m"), Path("r"), tmp_path / "log")
+    assert found == parse_divergence(PERPLEXITY)
+    assert len((tmp_path / "runs").read_text()) == 3
