@@ -14,6 +14,7 @@ import torch
 
 from edgepress.compress.quantize.gptaq.rounded import Rounded
 
+_VALUES_AT_ONCE = 1 << 20
 _RIDGE = 1e-5  # relative; towards the present scales, where the integers say nothing
 
 
@@ -28,15 +29,26 @@ def refit(state: Rounded, target: torch.Tensor, hessian: torch.Tensor) -> None:
     vectors, present = _basis(state)
     matrix, right = _normal_equations(vectors, present.shape[1], target @ hessian, hessian)
     ridge = _RIDGE * matrix.diagonal(dim1=1, dim2=2)
-    solved = torch.linalg.solve(
-        matrix.double() + torch.diag_embed(ridge + torch.finfo(torch.float32).tiny).double(),
-        (right + ridge * present).double(),
-    )
+    parts = zip(*(part.split(_rows_at_once(present.shape[1])) for part in (matrix, right, ridge, present)), strict=True)
+    solved = torch.cat([_solve(*part) for part in parts])
     rounded = solved.half().float()
     better = _objective(matrix, right, rounded) < _objective(matrix, right, present)
     if state.spec.positive:
         better &= (rounded > 0).all(1)
     _store(state, torch.where(better[:, None], rounded, present))
+
+
+def _rows_at_once(unknowns: int) -> int:
+    """Rows whose equations are solved together: in float64 those of all would be most of a layer's memory."""
+    return max(1, _VALUES_AT_ONCE // unknowns**2)
+
+
+def _solve(matrix: torch.Tensor, right: torch.Tensor, ridge: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """The c of least error plus ridge · (c - present)², float64, (rows, unknowns)."""
+    damped = matrix.double()
+    damped.diagonal(dim1=1, dim2=2).add_(ridge + torch.finfo(torch.float32).tiny)
+    solved: torch.Tensor = torch.linalg.solve(damped, (right + ridge * present).double())
+    return solved
 
 
 def _basis(state: Rounded) -> tuple[list[torch.Tensor], torch.Tensor]:
