@@ -117,46 +117,45 @@ def read_tokens(path: Path, count: int) -> tuple[list[str], list[float]]:
 
 def write_tokenizer(texts: list[str], scores: list[float], out: Path) -> None:
     """Write the tokenizer for Hugging Face (``tokenizer.json``) and for llama.cpp's converter (``tokenizer.model``)."""
-    ids = {text: index for index, text in enumerate(texts)}
-    best_first = sorted(range(BYTES_END, len(texts)), key=lambda index: -scores[index])
-    halves = [(texts[index][:cut], texts[index][cut:]) for index in best_first for cut in range(1, len(texts[index]))]
-    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "vocab": ids}
-    model["merges"] = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    document = json.dumps(_tokenizer(texts, scores), ensure_ascii=False, indent=1)
+    (out / "tokenizer.json").write_text(document, encoding="utf-8")
+    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    _write_sentencepiece(texts, scores, out / "tokenizer.model")
+
+
+def _tokenizer(texts: list[str], scores: list[float]) -> dict[str, Any]:
+    """BPE over whole texts with a space in front, bytes for what has no token, the begin token before everything."""
+    escape = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    unescape = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     text: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
-    document = {
+    return {
         "version": "1.0",
         "added_tokens": [{"id": index, "content": texts[index], **plain} for index in (UNKNOWN, BEGIN, END)],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": SPACE},
-                {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-            ],
-        },
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, escape]},
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [begin, text[0]],
             "pair": [begin, *text],
             "special_tokens": {"<s>": {"id": "<s>", "ids": [BEGIN], "tokens": ["<s>"]}},
         },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": model,
+        "decoder": {"type": "Sequence", "decoders": [unescape, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]},
+        "model": _merging(texts, scores),
     }
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True}
-    settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (out / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
-    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    _write_sentencepiece(texts, scores, out / "tokenizer.model")
+
+
+def _merging(texts: list[str], scores: list[float]) -> dict[str, Any]:
+    """The merges: all pairs of tokens that make a token, that of the highest score first."""
+    ids = {text: index for index, text in enumerate(texts)}
+    best_first = sorted(range(BYTES_END, len(texts)), key=lambda index: -scores[index])
+    halves = [(texts[index][:cut], texts[index][cut:]) for index in best_first for cut in range(1, len(texts[index]))]
+    merges = [pair for pair in halves if pair[0] in ids and pair[1] in ids]
+    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    return model | {"vocab": ids, "merges": merges}
 
 
 def _write_sentencepiece(texts: list[str], scores: list[float], path: Path) -> None:

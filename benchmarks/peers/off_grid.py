@@ -46,8 +46,9 @@ from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD
 from edgepress.artifact.files import atomic_directory
 from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.peers.same_function import move_layer
+from edgepress.benchmarks.peers.script import exit_code
 from edgepress.compress.student.open import open_student
-from edgepress.errors import EdgepressError, ParityError
+from edgepress.errors import ParityError
 from edgepress.progress import progress, say
 
 Array = NDArray[np.float64]
@@ -166,13 +167,8 @@ def main() -> int:
     parser.add_argument(
         "--permute", action="store_true", help="also permute the residual stream and the inner channels"
     )
-    arguments = parser.parse_args()
-    try:
-        move_off_grid(arguments.student, arguments.out, arguments.seed, permute=arguments.permute)
-    except EdgepressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    options = parser.parse_args()
+    return exit_code(lambda: move_off_grid(options.student, options.out, options.seed, permute=options.permute))
 
 
 if __name__ == "__main__":

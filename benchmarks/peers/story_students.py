@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.files import atomic_directory
 from edgepress.benchmarks.peers.llama2c import write_student
+from edgepress.benchmarks.peers.script import exit_code
 from edgepress.compress.calibrate.self_generate import generate_windows
 from edgepress.compress.student.open import open_student
-from edgepress.errors import EdgepressError
 from edgepress.progress import progress, say
 from edgepress.runtime.text import TextCodec
 from edgepress.runtime.torch_reference import load_model
@@ -146,12 +146,8 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=2048, help="of 256 tokens that the llama2.c model writes")
     parser.add_argument("--minutes", type=float, default=5.0, help="for each student")
     parser.add_argument("--seed", type=int, default=0)
-    try:
-        make_students(parser.parse_args())
-    except EdgepressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    options = parser.parse_args()
+    return exit_code(lambda: make_students(options))
 
 
 if __name__ == "__main__":
