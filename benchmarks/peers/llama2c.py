@@ -159,7 +159,7 @@ def _merging(texts: list[str], scores: list[float]) -> dict[str, Any]:
 
 
 def _write_sentencepiece(texts: list[str], scores: list[float], path: Path) -> None:
-    proto = require("sentencepiece.sentencepiece_model_pb2", "compress").ModelProto()
+    proto = require("sentencepiece.sentencepiece_model_pb2", "dev").ModelProto()
     proto.trainer_spec.model_type = 2  # BPE
     proto.trainer_spec.byte_fallback = True
     proto.trainer_spec.vocab_size = len(texts)
