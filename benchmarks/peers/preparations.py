@@ -12,35 +12,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.compress.calibrate.config import Calibration
-from edgepress.compress.calibrate.tokens import calibration_windows
+from edgepress.benchmarks.peers.simulated import Divergences, divergences, judge, mean_and_difference, text_section
 from edgepress.compress.quantize.config import QuantizeStep
-from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.student.open import open_student
-from edgepress.compress.student.student import Student
 from edgepress.errors import EdgepressError
-from edgepress.pipeline.press import press
 from edgepress.recipe import Recipe
 
-Divergences = NDArray[np.float64]
 TRIED = ("", "scale_up_down", "scale_v_o", "rotate_v_o", "awq", "fold_norms", "awq,scale_up_down")
 EVALUATION_WINDOW = 512
-
-
-def divergences(student: Student, recipe: Recipe, divergence: Divergence) -> Divergences:
-    """Of the recipe's checkpoint, at each token."""
-    with tempfile.TemporaryDirectory(prefix="edgepress-preparations-") as folder:
-        press(student, recipe, Path(folder))
-        checkpoint = Checkpoint(Path(folder))
-        return divergence.per_token(lambda name, _original: checkpoint.read(name))
 
 
 def recipe_for(arguments: argparse.Namespace, prepare: str, seed: int) -> Recipe:
@@ -53,13 +35,7 @@ def recipe_for(arguments: argparse.Namespace, prepare: str, seed: int) -> Recipe
         "prepare": [name for name in prepare.split(",") if name],
     }
     return Recipe(
-        calibration=Calibration(
-            self_generated=False,
-            files=(arguments.calibration,),
-            samples=arguments.samples,
-            length=arguments.length,
-            seed=seed,
-        ),
+        calibration=text_section(arguments.calibration, samples=arguments.samples, length=arguments.length, seed=seed),
         compress=(msgspec.convert(step | {"step": "quantize"}, QuantizeStep),),
         export=(),
     )
@@ -68,25 +44,13 @@ def recipe_for(arguments: argparse.Namespace, prepare: str, seed: int) -> Recipe
 def compare(arguments: argparse.Namespace) -> None:
     """Print a line for each preparation and seed."""
     student = open_student(arguments.student)
-    length = min(EVALUATION_WINDOW, student.spec.context)
-    text = Calibration(
-        self_generated=False, files=(arguments.evaluation,), samples=arguments.tokens // length, length=length
-    )
-    divergence = Divergence(student, calibration_windows(student, text))
+    divergence = judge(student, arguments.evaluation, tokens=arguments.tokens, window=EVALUATION_WINDOW)
     for seed in arguments.seeds:
         first: Divergences | None = None
         for prepare in arguments.prepare:
             found = divergences(student, recipe_for(arguments, prepare, seed), divergence)
             first = found if first is None else first
-            print(f"seed {seed}  {prepare or 'nothing':40} {_row(found, first)}", flush=True)
-
-
-def _row(found: Divergences, first: Divergences) -> str:
-    return f"{_mean_and_error(found, '.5f')}   {_mean_and_error(found - first, '+.5f')}"
-
-
-def _mean_and_error(values: Divergences, form: str) -> str:
-    return f"{values.mean():{form}} ± {values.std() / np.sqrt(len(values)):.5f}"
+            print(f"seed {seed}  {prepare or 'nothing':40} {mean_and_difference(found, first)}", flush=True)
 
 
 def main() -> int:
