@@ -11,29 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 from one_core import one_core  # noqa: F401
-from tiny_models import make_model_dir
+from pressing import RECIPE, identities, made, press, step
 
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.manifest import Manifest, read_manifest
 from edgepress.compress.calibrate.config import Calibration
-from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError, ParityError
 from edgepress.export.gguf import layout
 from edgepress.pipeline.plan import predict_files
-from edgepress.pipeline.run import compress, export
 from edgepress.recipe import Bench, ExportTarget, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_core")
-
-RECIPE = Recipe(
-    calibration=Calibration(samples=2, length=16),
-    compress=(QuantizeStep(solver="scale_search", format="q4_0", embedding="q8_0"),),
-    evaluate=None,
-    bench=None,
-    samples=None,
-)
-BOTH: tuple[ExportTarget, ...] = ("gguf", "onnx")
 
 
 @pytest.fixture(autouse=True)
@@ -44,25 +32,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def student_dir(llama_dir: Path, tmp_path: Path) -> Path:
     return shutil.copytree(llama_dir, tmp_path / "student")
-
-
-def press(student: Path, out: Path, recipe: Recipe = RECIPE, targets: tuple[ExportTarget, ...] = BOTH) -> Manifest:
-    compress(open_student(str(student)), recipe, out, targets)
-    return read_manifest(out)
-
-
-def step(**changes: Any) -> Recipe:
-    changed = msgspec.structs.replace(RECIPE.quantize, **changes)
-    return msgspec.structs.replace(RECIPE, compress=(changed,))
-
-
-def made(out: Path, part: str) -> int:
-    """Identity of a stage's directory: a stage that is made again is another one."""
-    return (out / part).stat().st_ino
-
-
-def identities(out: Path) -> dict[str, int]:
-    return {part: made(out, part) for part in ("checkpoint", "gguf", "onnx")}
 
 
 def test_the_manifest_lists_every_file_with_its_hash(student_dir: Path, tmp_path: Path) -> None:
@@ -184,51 +153,6 @@ def test_a_damaged_file_is_made_again_as_it_was(student_dir: Path, tmp_path: Pat
     before = made(out, "onnx")
     assert press(student_dir, out) == first
     assert made(out, "onnx") == before
-
-
-def test_an_export_alone_writes_the_bytes_of_the_whole_run(student_dir: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    press(student_dir, out)
-    for artifact in (out, out / "checkpoint"):
-        again = tmp_path / f"again-{artifact.name}"
-        export(artifact, BOTH, again)
-        for target in BOTH:
-            files = sorted(path.name for path in (again / target).iterdir())
-            assert files == sorted(path.name for path in (out / target).iterdir())
-            for name in files:
-                assert (again / target / name).read_bytes() == (out / target / name).read_bytes(), name
-
-
-def test_an_export_of_another_checkpoint_replaces_the_first(student_dir: Path, tmp_path: Path) -> None:
-    for name, format in (("first", "q4_0"), ("second", "q8_0")):
-        press(student_dir, tmp_path / name, step(solver="nearest", format=format), targets=())
-        export(tmp_path / name, ("gguf",), tmp_path / "out")
-    export(tmp_path / "second", ("gguf",), tmp_path / "fresh")
-    made, wanted = (tmp_path / name / "gguf" / "model.gguf" for name in ("out", "fresh"))
-    assert made.read_bytes() == wanted.read_bytes()
-
-
-def test_an_export_beside_its_checkpoint_is_taken_over(student_dir: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    press(student_dir, out, targets=())
-    export(out, ("gguf",), out)
-    assert (out / "gguf" / "model.gguf").is_file()
-    assert (out / "checkpoint").is_dir()
-
-
-def test_an_export_of_something_else_is_refused(student_dir: Path, tmp_path: Path) -> None:
-    for place in (student_dir, tmp_path / "absent"):
-        with pytest.raises(InputError, match="no checkpoint here; give the output of 'edgepress compress' or"):
-            export(place, ("gguf",), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_export_that_cannot_be_is_refused_before_any_work(tmp_path: Path) -> None:
-    student = make_model_dir("qwen3", tmp_path / "student", attention_bias=True)
-    press(student, tmp_path / "out", step(solver="nearest"), targets=())
-    with pytest.raises(InputError, match=r"o_proj\.bias"):
-        export(tmp_path / "out", ("onnx", "gguf"), tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()
 
 
 def test_a_foreign_directory_is_refused_before_any_work(student_dir: Path, tmp_path: Path) -> None:
