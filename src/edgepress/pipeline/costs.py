@@ -6,7 +6,8 @@ The record is a file, since the device that was measured and the machine that co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -106,6 +107,35 @@ def read_costs(path: Path) -> CostsRecord:
     return record
 
 
+@dataclass(frozen=True)
+class _Times:
+    """Milliseconds of a product at a decoded token, by rows, columns and format, and the file that they come from."""
+
+    path: str
+    decode_ms: Mapping[tuple[int, int, str], float]
+
+    def of(self, name: str, shape: tuple[int, ...], format: str, free: bool) -> float:
+        """Of one matrix; ``free`` when its format is to be chosen."""
+        rows, columns = shape
+        if (rows, columns, format) in self.decode_ms:
+            return self.decode_ms[rows, columns, format]
+        instead = "leave the format out of 'choices'" if free else "give the matrix another in 'formats'"
+        raise InputError(
+            f"costs: {self.path} has no time for {name}, {rows} × {columns} in {format}; measure it on the device "
+            f"with 'edgepress costs', --formats {format}, or {instead}"
+        )
+
+
+def _times_in(path: str, target: ExportTarget) -> _Times:
+    record = read_costs(Path(path))
+    if record.engine != ENGINES[target]:
+        raise InputError(
+            f"costs: {path} was measured in {record.engine}, and the first export, {target}, runs in "
+            f"{ENGINES[target]}; measure there with --engine {ENGINES[target]}"
+        )
+    return _Times(path, {(cost.rows, cost.columns, cost.format): cost.decode_ms for cost in record.costs})
+
+
 def token_time_limit(student: Student, step: QuantizeStep, target: ExportTarget) -> Limit | None:
     """The bound on the predicted time of a decoded token for the matrices that are free; None without ``target_ms``.
 
@@ -118,27 +148,12 @@ def token_time_limit(student: Student, step: QuantizeStep, target: ExportTarget)
         return None
     if step.activations != "float":
         raise InputError(f"target_ms: costs are those of float activations, and activations is {step.activations}")
-    record = read_costs(Path(step.costs))
-    if record.engine != ENGINES[target]:
-        raise InputError(
-            f"costs: {step.costs} was measured in {record.engine}, and the first export, {target}, runs in "
-            f"{ENGINES[target]}; measure there with --engine {ENGINES[target]}"
-        )
-    known = {(cost.rows, cost.columns, cost.format): cost.decode_ms for cost in record.costs}
+    times = _times_in(step.costs, target)
     used, free = set(multiplied(student)), free_choices(student, step, USUAL[target])
     fixed = assign_formats(student, step, smallest_formats(student, step, target))
 
     def cost(name: str, format: str) -> float:
-        rows, columns = student.shape(name)
-        if name not in used:
-            return 0.0
-        if (rows, columns, format) not in known:
-            instead = "leave the format out of 'choices'" if name in free else "give the matrix another in 'formats'"
-            raise InputError(
-                f"costs: {step.costs} has no time for {name}, {rows} × {columns} in {format}; measure it on the device "
-                f"with 'edgepress costs', --formats {format}, or {instead}"
-            )
-        return known[rows, columns, format]
+        return times.of(name, student.shape(name), format, name in free) if name in used else 0.0
 
     others = sum(
         cost(tensor.name, tensor.format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 from edgepress.artifact.families import EMBEDDING, LAYER
@@ -21,6 +22,23 @@ _TOKENS_OF_LOGITS = 128
 _TOKENS_IN_TRAINING = 1024
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """Of a run, in bytes unless named otherwise."""
+
+    embedding: int  # float32
+    layer: int  # the largest, float32
+    length: int  # tokens of a window
+    hidden: int  # hidden states of all windows
+    widest: int  # features of a feed-forward
+    activations: int  # of one batch
+
+    @property
+    def running(self) -> int:
+        """One model runs over the windows."""
+        return self.hidden + self.activations + _WORKSPACE_BYTES
+
+
 def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
     """Peak resident bytes of ``compress``: the largest of its phases, on top of the libraries.
 
@@ -29,42 +47,64 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
         recipe: what is done to it.
         calibrated: whether any of that looks at activations.
     """
-    values = {name: prod(student.shape(name)) for name in student.names}
-    embedding = 4 * values[EMBEDDING]
-    layers = [LAYER.format(i=i) for i in range(student.spec.depth)]
-    layer = max(4 * sum(count for name, count in values.items() if name.startswith(prefix)) for prefix in layers)
-    phases = [3 * embedding, 3 * layer]  # read, code, dequantize and write
-    calibration = recipe.calibration
+    sizes, step = _sizes(student, recipe), recipe.quantize
+    phases = [3 * sizes.embedding, 3 * sizes.layer]  # read, code, dequantize and write
     if not calibrated:
         return _LIBRARIES_BYTES + max(phases)
-    length = min(calibration.length, student.spec.context)
-    hidden = 4 * calibration.samples * length * student.spec.hidden
-    widest = max(entry.ffn for entry in student.spec.layers)
-    activations = 4 * _TOKENS_PER_BATCH * (3 * widest + 4 * student.spec.hidden)
+    phases += [3 * sizes.embedding + sizes.running, 3 * sizes.layer + sizes.running]
+    if looks_at_text(step):
+        phases.append(3 * sizes.layer + 60 * student.spec.hidden**2 + sizes.running)
+    if step.solver == "gptaq" or step.budgets:
+        phases += _solver_memory(student, recipe, sizes)
+    if step.qad_tokens:
+        phases.append(_training_memory(student, recipe, sizes.length))
+    if recipe.calibration.self_generated:
+        phases.append(_writing_memory(student, recipe, sizes))
+    return _TORCH_BYTES + max(phases)
+
+
+def _sizes(student: Student, recipe: Recipe) -> _Sizes:
+    spec, calibration = student.spec, recipe.calibration
+    counts = {name: prod(student.shape(name)) for name in student.names}
+    layers = [LAYER.format(i=i) for i in range(spec.depth)]
+    length = min(calibration.length, spec.context)
+    widest = max(entry.ffn for entry in spec.layers)
+    activations = 4 * _TOKENS_PER_BATCH * (3 * widest + 4 * spec.hidden)
     if recipe.quantize.activations != "float":
         activations += 12 * _TOKENS_PER_BATCH * widest  # the bins of an input's histogram
-    phases.append(hidden + 3 * embedding + activations + _WORKSPACE_BYTES)
-    phases.append(hidden + 3 * layer + activations + _WORKSPACE_BYTES)
-    if looks_at_text(recipe.quantize):
-        phases.append(hidden + 3 * layer + 60 * student.spec.hidden**2 + activations + _WORKSPACE_BYTES)
-    if recipe.quantize.solver == "gptaq" or recipe.quantize.budgets:
-        # Two models' hidden states and inputs of a layer's last linears; the embedding's target, values and codes; the
-        # widest Hessian and its factors.
-        moments = 60 * max(widest, student.spec.hidden) ** 2 + _COMPILER_BYTES
-        # A search also holds a candidate's embedding and head beside the original's, and their logits.
-        copies = 8 if recipe.quantize.budgets else 5
-        logits = 16 * _TOKENS_OF_LOGITS * student.spec.vocab if recipe.quantize.budgets else 0
-        phases.append(hidden + copies * embedding + logits + activations + _WORKSPACE_BYTES)
-        attention = student.spec.head_dim * max(entry.heads for entry in student.spec.layers)
-        kept = 4 * calibration.samples * length * (2 * attention + widest)
-        phases.append(2 * hidden + kept + 5 * layer + moments + 2 * activations + _WORKSPACE_BYTES)
-    if recipe.quantize.qad_tokens:
-        phases.append(_training_memory(student, recipe, length))
-    if calibration.self_generated:
-        streams = min(streams_at_once(student, length), max(calibration.samples, recipe.quantize.qad_samples))
-        cache = streams * student.spec.kv_cache_bytes(length, weight_bytes())
-        phases.append(weight_bytes() * sum(values.values()) + embedding + cache + _WORKSPACE_BYTES)
-    return _TORCH_BYTES + max(phases)
+    return _Sizes(
+        embedding=4 * counts[EMBEDDING],
+        layer=max(4 * sum(count for name, count in counts.items() if name.startswith(prefix)) for prefix in layers),
+        length=length,
+        hidden=4 * calibration.samples * length * spec.hidden,
+        widest=widest,
+        activations=activations,
+    )
+
+
+def _solver_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> tuple[int, int]:
+    """The embedding's target, values and codes; then two models' hidden states and inputs of a layer's last linears,
+    the widest Hessian and its factors. A search also holds a candidate's embedding and head beside the original's,
+    and their logits.
+    """
+    spec, searches = student.spec, bool(recipe.quantize.budgets)
+    logits = 16 * _TOKENS_OF_LOGITS * spec.vocab if searches else 0
+    attention = spec.head_dim * max(entry.heads for entry in spec.layers)
+    kept = 4 * recipe.calibration.samples * sizes.length * (2 * attention + sizes.widest)
+    moments = 60 * max(sizes.widest, spec.hidden) ** 2 + _COMPILER_BYTES
+    return (
+        (8 if searches else 5) * sizes.embedding + logits + sizes.running,
+        sizes.hidden + kept + 5 * sizes.layer + moments + sizes.activations + sizes.running,
+    )
+
+
+def _writing_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> int:
+    """The student as it writes text, with the keys and values of its streams."""
+    parameters = sum(prod(student.shape(name)) for name in student.names)
+    wanted = max(recipe.calibration.samples, recipe.quantize.qad_samples)
+    streams = min(streams_at_once(student, sizes.length), wanted)
+    cache = streams * student.spec.kv_cache_bytes(sizes.length, weight_bytes())
+    return weight_bytes() * parameters + sizes.embedding + cache + _WORKSPACE_BYTES
 
 
 def _training_memory(student: Student, recipe: Recipe, length: int) -> int:
