@@ -14,15 +14,19 @@ from math import prod
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 MICROSOFT = "com.microsoft"
 
-Dtype = Literal["uint8", "int8", "float16", "float32"]
+Dtype = Literal["uint8", "int8", "int4", "float16", "float32"]
 Packed = Literal["codes", "rows", "scales", "offsets"]
 Static = Literal["levels", "row_scales", "input_scale"]
-Part = Packed | Static | Literal["values", "gain", "zeros", "cos", "sin", "cos_local", "sin_local"]
+Signed = Literal["level_rows", "blocks", "block_scales", "block_rows", "block_row_scales"]
+Part = Packed | Static | Signed | Literal["values", "gain", "zeros", "cos", "sin", "cos_local", "sin_local"]
 
-ITEM_BYTES: dict[Dtype, int] = {"uint8": 1, "int8": 1, "float16": 2, "float32": 4}
+ITEM_BITS: dict[Dtype, int] = {"uint8": 8, "int8": 8, "int4": 4, "float16": 16, "float32": 32}
+# int64 vector, float32 scalar, uint8 scalar, int8 scalar.
+Constant = tuple[int, ...] | float | bytes | np.int8
 _PAGE_FROM_BYTES = 1 << 20
 
 
@@ -44,8 +48,8 @@ class Initializer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def length(self) -> int:
-        """Bytes in the data file."""
-        return prod(self.shape) * ITEM_BYTES[self.dtype]
+        """Bytes in the data file; two values of four bits to a byte."""
+        return _bytes(self.shape, self.dtype)
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +66,12 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
     """An input or output of the graph; a string dimension is dynamic."""
 
     name: str
-    dtype: Literal["int64", "float32"]
+    dtype: Literal["int64", "float16", "float32"]
     shape: tuple[int | str, ...]
+
+
+def _bytes(shape: tuple[int, ...], dtype: Dtype) -> int:
+    return -(-prod(shape) * ITEM_BITS[dtype] // 8)
 
 
 class Graph:
@@ -72,7 +80,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.initializers: list[Initializer] = []
-        self.constants: dict[str, tuple[int, ...] | float | bytes] = {}
+        self.constants: dict[str, Constant] = {}
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.data_bytes = 0
@@ -89,7 +97,7 @@ class Graph:
 
     def stored(self, name: str, dtype: Dtype, shape: tuple[int, ...], pieces: Sequence[Piece]) -> str:
         """Add an initializer behind those before it; return its name."""
-        large = prod(shape) * ITEM_BYTES[dtype] >= _PAGE_FROM_BYTES
+        large = _bytes(shape, dtype) >= _PAGE_FROM_BYTES
         alignment = 4096 if large else 64
         offset = -(-self.data_bytes // alignment) * alignment
         entry = Initializer(name=name, dtype=dtype, shape=shape, offset=offset, pieces=tuple(pieces))
@@ -121,6 +129,12 @@ class Graph:
         """A uint8 scalar kept inside the graph, one for equal values."""
         name = f"uint8_{value}"
         self.constants[name] = bytes([value])
+        return name
+
+    def signed_byte(self, value: int) -> str:
+        """An int8 scalar kept inside the graph, one for equal values."""
+        name = f"int8_{value}"
+        self.constants[name] = np.int8(value)
         return name
 
     def once(self, key: str, make: Callable[[], str]) -> str:

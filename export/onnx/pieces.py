@@ -18,7 +18,8 @@ from edgepress.artifact.quantized import QuantizedTensor
 from edgepress.artifact.rope import frequencies
 from edgepress.artifact.spec import ModelSpec
 from edgepress.errors import ParityError
-from edgepress.export.onnx.graph import Initializer, Piece
+from edgepress.export.onnx.graph import Dtype, Initializer, Piece
+from edgepress.export.onnx.int4 import pack_int4
 from edgepress.export.onnx.matmulnbits import pack
 
 Array = NDArray[Any]
@@ -31,7 +32,12 @@ def initializer_bytes(checkpoint: Checkpoint, entry: Initializer) -> Iterator[by
     """The bytes of an initializer, in order, little-endian."""
     for piece in entry.pieces:
         for run in piece_runs(checkpoint, piece):
-            yield run.astype(np.dtype(entry.dtype).newbyteorder("<")).tobytes()
+            yield run.astype(numpy_dtype(entry.dtype)).tobytes()
+
+
+def numpy_dtype(dtype: Dtype) -> np.dtype[Any]:
+    """The type of an initializer's values in a file; int4 values lie in pairs in bytes."""
+    return np.dtype("uint8" if dtype == "int4" else dtype).newbyteorder("<")
 
 
 def rotary_table(spec: ModelSpec, part: str) -> NDArray[np.float32]:
@@ -70,6 +76,14 @@ def piece_runs(checkpoint: Checkpoint, piece: Piece) -> Iterator[Array]:
         yield quantized_tensor(checkpoint, piece.tensor).codes.T.view(np.int8) ^ _SIGN
     elif piece.part == "row_scales":
         yield quantized_tensor(checkpoint, piece.tensor).step()
+    elif piece.part == "level_rows":
+        yield quantized_tensor(checkpoint, piece.tensor).codes.view(np.int8) ^ _SIGN
+    elif piece.part in ("blocks", "block_rows"):
+        codes = quantized_tensor(checkpoint, piece.tensor).codes
+        yield pack_int4(codes.T if piece.part == "blocks" else codes)
+    elif piece.part in ("block_scales", "block_row_scales"):
+        scales = quantized_tensor(checkpoint, piece.tensor).scales
+        yield scales.T if piece.part == "block_scales" else scales
     elif piece.part == "values":
         yield from _row_runs(checkpoint.read(piece.tensor))
     else:

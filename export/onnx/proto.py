@@ -1,26 +1,31 @@
 """Records → the protobuf of an ONNX model, deterministic to the byte.
 
-Opset 21 of ONNX (Gelu came with 20), 1 of com.microsoft, IR version 10: what onnxruntime has read since 1.18.
+Opset 21 of ONNX (Gelu came with 20, int4 with 21), 1 of com.microsoft where a node is from there, IR version 10: what
+onnxruntime has read since 1.18.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from edgepress import __version__
 from edgepress.errors import require
-from edgepress.export.onnx.graph import MICROSOFT, Graph, Initializer, Node, Value
+from edgepress.export.onnx.graph import MICROSOFT, Constant, Graph, Initializer, Node, Value
 
 DATA_FILE = "model.onnx.data"
 
 _OPSETS = {"": 21, MICROSOFT: 1}
 _IR_VERSION = 10
-_TYPES = {"uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10, "float32": 1}  # TensorProto.DataType
+# TensorProto.DataType
+_TYPES = {"uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float32": 1, "int4": 22}
 
 
 def serialize(graph: Graph, name: str) -> bytes:
     """The bytes of ``model.onnx``; weights are references into :data:`DATA_FILE`."""
     helper = require("onnx.helper", "onnx")
+    domains = dict.fromkeys(("", *(node.domain for node in graph.nodes)))
     proto = helper.make_graph(
         [_node(helper, node) for node in graph.nodes],
         name,
@@ -31,7 +36,7 @@ def serialize(graph: Graph, name: str) -> bytes:
     )
     model = helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()],
+        opset_imports=[helper.make_opsetid(domain, _OPSETS[domain]) for domain in domains],
         ir_version=_IR_VERSION,
         producer_name="edgepress",
         producer_version=__version__,
@@ -50,7 +55,9 @@ def _value(helper: Any, value: Value) -> Any:
     return helper.make_tensor_value_info(value.name, _TYPES[value.dtype], value.shape)
 
 
-def _constant(helper: Any, name: str, value: tuple[int, ...] | float | bytes) -> Any:
+def _constant(helper: Any, name: str, value: Constant) -> Any:
+    if isinstance(value, np.int8):
+        return helper.make_tensor(name, _TYPES["int8"], [], [int(value)])
     if isinstance(value, bytes):
         return helper.make_tensor(name, _TYPES["uint8"], [], value, raw=True)
     if isinstance(value, float):
