@@ -25,8 +25,8 @@ Signed = Literal["level_rows", "blocks", "block_scales", "block_rows", "block_ro
 Part = Packed | Static | Signed | Literal["values", "gain", "zeros", "cos", "sin", "cos_local", "sin_local"]
 
 ITEM_BITS: dict[Dtype, int] = {"uint8": 8, "int8": 8, "int4": 4, "float16": 16, "float32": 32}
-# int64 vector, float32 scalar, uint8 scalar, int8 scalar.
-Constant = tuple[int, ...] | float | bytes | np.int8
+# int64 vector, float32 scalar, uint8 scalar, scalar of its own type.
+Constant = tuple[int, ...] | float | bytes | np.int8 | np.int64
 _PAGE_FROM_BYTES = 1 << 20
 
 
@@ -118,6 +118,12 @@ class Graph:
         """A small int64 vector kept inside the graph, one for equal values."""
         name = "int64_" + "_".join(str(value).replace("-", "m") for value in values)
         self.constants[name] = values
+        return name
+
+    def integer(self, value: int) -> str:
+        """An int64 scalar kept inside the graph, one for equal values."""
+        name = f"int64_scalar_{value}"
+        self.constants[name] = np.int64(value)
         return name
 
     def scalar(self, name: str, value: float) -> str:

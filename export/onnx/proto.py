@@ -56,8 +56,8 @@ def _value(helper: Any, value: Value) -> Any:
 
 
 def _constant(helper: Any, name: str, value: Constant) -> Any:
-    if isinstance(value, np.int8):
-        return helper.make_tensor(name, _TYPES["int8"], [], [int(value)])
+    if isinstance(value, np.integer):
+        return helper.make_tensor(name, _TYPES[value.dtype.name], [], [int(value)])
     if isinstance(value, bytes):
         return helper.make_tensor(name, _TYPES["uint8"], [], value, raw=True)
     if isinstance(value, float):

@@ -59,11 +59,12 @@ def export_onnx(checkpoint: Checkpoint, directory: Path, *, accuracy_level: int 
     (directory / CONFIG_FILE).write_bytes(genai_config(plan))
     for path in tokenizer_files(plan.tokenizer_dir):
         shutil.copyfile(path, directory / path.name)
-    _write_data(checkpoint, graph, directory / DATA_FILE)
+    write_data(checkpoint, graph, directory / DATA_FILE, "ONNX")
 
 
-def _write_data(checkpoint: Checkpoint, graph: Graph, path: Path) -> None:
-    with path.open("wb") as stream, progress("ONNX", graph.data_bytes) as advance:
+def write_data(checkpoint: Checkpoint, graph: Graph, path: Path, what: str) -> None:
+    """Write the initializers' bytes at their offsets; ``what`` names the work in the progress bar."""
+    with path.open("wb") as stream, progress(what, graph.data_bytes) as advance:
         for entry in graph.initializers:
             if not entry.pieces:
                 continue

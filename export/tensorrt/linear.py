@@ -1,0 +1,139 @@
+"""The nodes of a matrix for TensorRT: float32 in, float32 out, whatever it multiplies inside.
+
+Strong typing makes the type of a product that of its operands, so each format says what it is multiplied in:
+
+    f16                     Cast(x, f16) · W^T
+    trt_int4_64, …_128      Cast(x, f16) · DequantizeLinear(int4, f16 scales, blocks along the inputs)
+    int8, float inputs      Cast(x, f16) · DequantizeLinear(int8, f16 row scales)
+    int8, static inputs     DequantizeLinear(QuantizeLinear(x, s), s) · DequantizeLinear(int8, f32 row scales)
+    f32                     x · W^T
+
+The results are cast to float32, in which biases, norms, activations and the residual stream are computed: TensorRT fuses
+those into few kernels, where the wider type costs nothing, and models whose residual stream passes float16's 65504
+(gemma3) stay finite. Static int8 inputs are rounded from float32 and multiplied as integers, exactly; between float16
+values, a rounding error would carry many inputs into the next level.
+
+Weights lie as (in, out), blocks along the first axis: the form in which TensorRT keeps them as integers. Matrices of
+floats and those that are looked up, too, lie as (out, in), and the product transposes them. TensorRT wants int8 levels
+without a zero point, where the export for ONNX Runtime has uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgepress.artifact.formats import get_format
+from edgepress.artifact.plan import TensorPlan
+from edgepress.artifact.tensorrt_layout import NumberType
+from edgepress.export.onnx.graph import Dtype, Graph, Part, Piece
+
+Tensors = Mapping[str, TensorPlan]
+
+
+def number_type(format: str) -> NumberType:
+    """The type in which the values of a format are stored."""
+    spec = get_format(format)
+    if spec.kind == "float":
+        return "float16" if format == "f16" else "float32"
+    return "int4" if spec.bits == 4 else "int8"
+
+
+class Matrix:
+    """One matrix with its initializers in the graph.
+
+    Args:
+        graph: where the nodes go.
+        tensors: the model's, by name.
+        name: Hugging Face name of the weight.
+        label: what the initializers are called.
+        looked_up: whether rows are looked up, too.
+    """
+
+    def __init__(self, graph: Graph, tensors: Tensors, name: str, label: str, *, looked_up: bool = False) -> None:
+        self._graph, self._name, self._label, self._looked_up = graph, name, label, looked_up
+        plan = tensors[name]
+        self.rows, self.columns = plan.shape
+        self._spec = get_format(plan.format)
+        self._numbers = number_type(plan.format)
+        self._static = plan.input_format != "float"
+        self._inside: Dtype = "float32" if self._static or self._numbers == "float32" else "float16"
+        bias = name.removesuffix("weight") + "bias"
+        self._bias = self._stored("bias", "values", "float32", (self.rows,), bias) if bias in tensors else ""
+
+    def product(self, x: str, output: str) -> str:
+        """Nodes for ``x · W^T + b``, float32; returns ``output``."""
+        graph = self._graph
+        weight = self._values() if self._by_rows else self._dequantized()
+        if self._by_rows:
+            weight = graph.node("Transpose", [weight], f"{self._label}/transposed", perm=[1, 0])
+        product = f"{output}/product" if self._bias or self._inside == "float16" else output
+        graph.node("MatMul", [self._input(x), weight], product)
+        if self._inside == "float16":
+            product = graph.node("Cast", [product], f"{output}/float32" if self._bias else output, to="float32")
+        return graph.node("Add", [product, self._bias], output) if self._bias else product
+
+    def lookup(self, ids: str, output: str) -> str:
+        """Nodes for the rows of ``ids``; returns ``output``, float32 (batch, sequence, columns)."""
+        graph, values = self._graph, self._values()
+        if self._inside == "float32":
+            return graph.node("Gather", [values, ids], output)
+        rows = graph.node("Gather", [values, ids], f"{output}/rows")
+        return graph.node("Cast", [rows], output, to="float32")
+
+    @property
+    def _by_rows(self) -> bool:
+        return self._looked_up or self._spec.kind == "float"
+
+    def _input(self, x: str) -> str:
+        graph = self._graph
+        if self._static:
+            return graph.once(f"{x}/int8", lambda: self._rounded(x))
+        if self._inside == "float32":
+            return x
+        return graph.once(f"{x}/float16", lambda: graph.node("Cast", [x], f"{x}/float16", to="float16"))
+
+    def _rounded(self, x: str) -> str:
+        graph, zero = self._graph, self._graph.signed_byte(0)
+        scale = self._stored("input_scale", "input_scale", "float32", ())
+        levels = graph.node("QuantizeLinear", [x, scale, zero], f"{x}/levels")
+        return graph.node("DequantizeLinear", [levels, scale, zero], f"{x}/int8")
+
+    def _values(self) -> str:
+        """The matrix as (rows, columns), in the type that it is multiplied in."""
+        shape = (self.rows, self.columns)
+        if self._spec.kind == "float":
+            return self._stored("values", "values", self._inside, shape)
+        if self._numbers == "int8":
+            levels = self._stored("levels", "level_rows", "int8", shape)
+            scales = self._stored("row_scales", "row_scales", self._inside, (self.rows,))
+            return self._dequantize(levels, scales, axis=0)
+        levels = self._stored("blocks", "block_rows", "int4", shape)
+        scales = self._stored("block_scales", "block_row_scales", "float16", (self.rows, self._blocks))
+        return self._dequantize(levels, scales, axis=1, block_size=self._spec.block)
+
+    def _dequantized(self) -> str:
+        """The integers as (columns, rows), in the type that they are multiplied in."""
+        shape = (self.columns, self.rows)
+        if self._numbers == "int8":
+            levels = self._stored("levels", "levels", "int8", shape)
+            scales = self._stored("row_scales", "row_scales", self._inside, (self.rows,))
+            return self._dequantize(levels, scales, axis=1)
+        levels = self._stored("blocks", "blocks", "int4", shape)
+        scales = self._stored("block_scales", "block_scales", "float16", (self._blocks, self.rows))
+        return self._dequantize(levels, scales, axis=0, block_size=self._spec.block)
+
+    @property
+    def _blocks(self) -> int:
+        return self.columns // self._spec.block
+
+    def _dequantize(self, levels: str, scales: str, **attributes: int) -> str:
+        output = f"{self._label}/dequantized"
+        return self._graph.once(
+            output, lambda: self._graph.node("DequantizeLinear", [levels, scales], output, **attributes)
+        )
+
+    def _stored(self, leaf: str, part: Part, dtype: Dtype, shape: tuple[int, ...], tensor: str = "") -> str:
+        name = f"{self._label}.{leaf}"
+        if name in self._graph:
+            return name
+        return self._graph.stored(name, dtype, shape, [Piece(tensor=tensor or self._name, part=part)])
