@@ -5,13 +5,14 @@ Strong typing makes the type of a product that of its operands, so each format s
     f16                     Cast(x, f16) · W^T
     trt_int4_64, …_128      Cast(x, f16) · DequantizeLinear(int4, f16 scales, blocks along the inputs)
     int8, float inputs      Cast(x, f16) · DequantizeLinear(int8, f16 row scales)
-    int8, static inputs     DequantizeLinear(QuantizeLinear(x, s), s) · DequantizeLinear(int8, f32 row scales)
+    int8, static inputs     DequantizeLinear(QuantizeLinear(x, s), s, f16) · DequantizeLinear(int8, f16 row scales)
     f32                     x · W^T
 
 The results are cast to float32, in which biases, norms, activations and the residual stream are computed: TensorRT fuses
 those into few kernels, where the wider type costs nothing, and models whose residual stream passes float16's 65504
-(gemma3) stay finite. Static int8 inputs are rounded from float32 and multiplied as integers, exactly; between float16
-values, a rounding error would carry many inputs into the next level.
+(gemma3) stay finite. Static int8 inputs are rounded from float32, not from float16, whose rounding would carry many of
+them into the next level; between int8 operands TensorRT multiplies integers. (Float32 scales on both sides do so as
+well, and are refused for SM75.) All scales are float16 values in the checkpoint.
 
 Weights lie as (in, out), blocks along the first axis: the form in which TensorRT keeps them as integers. Matrices of
 floats and those that are looked up, too, lie as (out, in), and the product transposes them. TensorRT wants int8 levels
@@ -56,7 +57,7 @@ class Matrix:
         self._spec = get_format(plan.format)
         self._numbers = number_type(plan.format)
         self._static = plan.input_format != "float"
-        self._inside: Dtype = "float32" if self._static or self._numbers == "float32" else "float16"
+        self._inside: Dtype = "float32" if self._numbers == "float32" else "float16"
         bias = name.removesuffix("weight") + "bias"
         self._bias = self._stored("bias", "values", "float32", (self.rows,), bias) if bias in tensors else ""
 
@@ -95,8 +96,9 @@ class Matrix:
     def _rounded(self, x: str) -> str:
         graph, zero = self._graph, self._graph.signed_byte(0)
         scale = self._stored("input_scale", "input_scale", "float32", ())
+        half = self._stored("input_scale_float16", "input_scale", "float16", ())
         levels = graph.node("QuantizeLinear", [x, scale, zero], f"{x}/levels")
-        return graph.node("DequantizeLinear", [levels, scale, zero], f"{x}/int8")
+        return graph.node("DequantizeLinear", [levels, half, zero], f"{x}/int8")
 
     def _values(self) -> str:
         """The matrix as (rows, columns), in the type that it is multiplied in."""
