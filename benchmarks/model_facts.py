@@ -16,6 +16,7 @@ import msgspec
 
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.gguf_header import read_gguf_header
+from edgepress.artifact.tensorrt_layout import is_tensorrt, read_layout
 from edgepress.errors import InputError
 from edgepress.runtime.llamacpp_cache import BATCH
 from edgepress.runtime.locate import Engine, ModelFile
@@ -72,6 +73,11 @@ def _gguf(model: ModelFile) -> ModelFacts:
 
 
 def _onnx(model: ModelFile) -> ModelFacts:
+    if is_tensorrt(model.path):
+        context = read_layout(model.path).context
+        return ModelFacts(
+            context=context, parameters=None, weights_bytes=model.file_bytes, description="ONNX for TensorRT"
+        )
     path = model.path / "genai_config.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))["model"]

@@ -1,6 +1,7 @@
 """From a path that a user gives to the model in it and a session over that model.
 
-A path may be a run's output (``gguf/``, ``onnx/`` and ``checkpoint/`` inside), one of those directories, or a file.
+A path may be a run's output (``gguf/``, ``onnx/``, ``tensorrt/`` and ``checkpoint/`` inside), one of those
+directories, or a file. A graph for TensorRT opens in ONNX Runtime, on the CPU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
 from edgepress.artifact.files import tree_bytes
+from edgepress.artifact.tensorrt_layout import is_tensorrt
 from edgepress.errors import InputError
 from edgepress.runtime.session import Session
 
@@ -50,11 +52,16 @@ def find_models(path: Path) -> list[ModelFile]:
     for directory in (path, path / "onnx"):
         if (directory / "genai_config.json").is_file():
             found.append(ModelFile(engine="onnxruntime", path=directory))
+    for directory in (path, path / "tensorrt"):
+        if is_tensorrt(directory):
+            found.append(ModelFile(engine="onnxruntime", path=directory))
     for directory in (path, path / "checkpoint"):
         if is_checkpoint(directory):
             found.append(ModelFile(engine="torch", path=directory))
     if not found:
-        raise InputError(f"{path}: no .gguf file, ONNX directory (genai_config.json) or checkpoint here")
+        raise InputError(
+            f"{path}: no .gguf file, ONNX directory (genai_config.json or tensorrt.json) or checkpoint here"
+        )
     return found
 
 
@@ -88,6 +95,10 @@ def open_session(model: ModelFile, *, context: int | None = None, threads: int |
         from edgepress.runtime.llamacpp import LlamaCppSession
 
         return LlamaCppSession(model.path, context=context, threads=threads)
+    if model.engine == "onnxruntime" and is_tensorrt(model.path):
+        from edgepress.runtime.ort_standard import OrtStandardSession
+
+        return OrtStandardSession(model.path, context=context, threads=threads)
     if model.engine == "onnxruntime":
         from edgepress.runtime.ort_genai import OrtGenaiSession
 

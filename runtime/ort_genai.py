@@ -66,7 +66,7 @@ class OrtGenaiSession(ClosingSession):
             self._model = self._load(directory, threads or physical_cores())
             self._generator = self._new_generator()
         except RuntimeError as error:
-            raise InputError(f"{directory}: ONNX Runtime cannot open this model: {_one_line(error)}") from error
+            raise InputError(f"{directory}: ONNX Runtime cannot open this model: {one_line(error)}") from error
 
     @property
     def position(self) -> int:
@@ -112,7 +112,7 @@ class OrtGenaiSession(ClosingSession):
         try:
             self._generator.append_tokens(tokens)
         except RuntimeError as error:
-            raise EdgepressError(f"ONNX Runtime failed on {len(tokens)} tokens: {_one_line(error)}") from error
+            raise EdgepressError(f"ONNX Runtime failed on {len(tokens)} tokens: {one_line(error)}") from error
 
     def _load(self, directory: Path, threads: int) -> Any:
         config = self._genai.Config(str(directory))
@@ -171,7 +171,7 @@ def _refuse_foreign_code(path: Path, options: dict[str, Any]) -> None:
         raise InputError(f"{path}: wants to load the library {options['custom_ops_library']!r}, which is not allowed")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The reason inside an onnxruntime message, which starts with a C++ signature."""
     text = " ".join(str(error).split())
     return text.rpartition("[ONNXRuntimeError]")[2].lstrip(" :")[:300]

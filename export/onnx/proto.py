@@ -57,7 +57,7 @@ def _value(helper: Any, value: Value) -> Any:
 
 def _constant(helper: Any, name: str, value: Constant) -> Any:
     if isinstance(value, np.integer):
-        return helper.make_tensor(name, _TYPES[value.dtype.name], [], [int(value)])
+        return helper.make_tensor(name, _TYPES[value.dtype.name], [], value.tobytes(), raw=True)
     if isinstance(value, bytes):
         return helper.make_tensor(name, _TYPES["uint8"], [], value, raw=True)
     if isinstance(value, float):

@@ -39,9 +39,9 @@ def verify_onnx(directory: Path, checkpoint: Checkpoint) -> None:
     Raises:
         ParityError: names the first tensor that differs, or the file that cannot be read.
     """
-    file = _File(directory)
+    file = OnnxFile(directory)
     graph = decoder_graph(checkpoint.plan())
-    _check_names(file, graph)
+    check_names(file, graph)
     stacks: dict[str, list[Initializer]] = defaultdict(list)
     for entry in graph.initializers:
         label, _, part = entry.name.rpartition(".")
@@ -50,17 +50,18 @@ def verify_onnx(directory: Path, checkpoint: Checkpoint) -> None:
         elif part == "levels":
             _check_static(file, checkpoint, entry.pieces[0].tensor, label)
         elif part not in _STATIC:
-            _check_floats(file, checkpoint, entry)
+            check_floats(file, checkpoint, entry)
     for entries in stacks.values():
         _check_stack(file, checkpoint, entries)
 
 
-class _File:
+class OnnxFile:
     """``model.onnx`` and its data: arrays by initializer name, attributes by the initializer that a node reads."""
 
     def __init__(self, directory: Path) -> None:
         onnx = require("onnx", "onnx")
         self._helper = require("onnx.helper", "onnx")
+        self._int4 = onnx.TensorProto.INT4
         self._data = directory / DATA_FILE
         try:
             graph = onnx.load(str(directory / MODEL_FILE), load_external_data=False).graph
@@ -68,6 +69,7 @@ class _File:
         except Exception as error:  # protobuf's exception classes have no stable place to be imported from
             raise ParityError(f"{directory}: the exported model cannot be read back ({error})") from error
         self._tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.external_data}
+        self._nodes = list(graph.node)
         self._readers = {name: node for node in graph.node for name in node.input}
         self._makers = {name: node for node in graph.node for name in node.output}
         self._bytes_inside = {tensor.name: tensor.raw_data for tensor in graph.initializer if not tensor.external_data}
@@ -78,13 +80,15 @@ class _File:
         return set(self._tensors)
 
     def array(self, name: str) -> Array:
-        """An initializer's values."""
+        """An initializer's values; of int4 ones the bytes."""
         tensor = self._tensors[name]
         place = {entry.key: entry.value for entry in tensor.external_data}
         start, length = int(place["offset"]), int(place["length"])
         if start + length > self._bytes.size:
             wanted = f"{start + length} bytes wanted, {self._bytes.size} there"
             raise ParityError(f"{self._data}: ends before {name} does ({wanted})")
+        if tensor.data_type == self._int4:
+            return self._bytes[start : start + length]
         dtype = np.dtype(self._helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
         values: Array = self._bytes[start : start + length].view(dtype).reshape(tuple(tensor.dims))
         return values
@@ -92,6 +96,36 @@ class _File:
     def attributes(self, name: str) -> dict[str, int]:
         """Integer attributes of the operator that reads an initializer."""
         return {attribute.name: attribute.i for attribute in self._readers[name].attribute}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """An initializer's shape."""
+        return tuple(self._tensors[name].dims)
+
+    def reader(self, name: str) -> Any:
+        """The operator that reads an initializer."""
+        return self._readers[name]
+
+    def products(self, weight: str) -> list[Any]:
+        """The MatMuls whose second input is a weight, or its transpose."""
+        found = []
+        for node in self._nodes:
+            if node.op_type == "MatMul" and node.input[1] == weight:
+                found.append(node)
+            elif node.op_type == "Transpose" and node.input[0] == weight:
+                found += self.products(node.output[0])
+        return found
+
+    def rounding_of(self, x: str, name: str) -> float | None:
+        """The scale by which an input of signed int8 levels is rounded and made a float again; None for floats."""
+        to_float = self._makers[x]
+        if to_float.op_type != "DequantizeLinear":
+            return None
+        to_integer = self._makers[to_float.input[0]]
+        scales = {float(self.array(node.input[1])) for node in (to_integer, to_float)}
+        zeros = {bytes(self._bytes_inside[node.input[2]]) for node in (to_integer, to_float)}
+        if len(scales) > 1 or zeros != {b"\0"}:
+            raise ParityError(f"{name}: its input is rounded by one scale and made a float by another")
+        return scales.pop()
 
     def rounding(self, levels: str) -> tuple[float, int]:
         """Scale and zero point of the input that a matrix of int8 levels multiplies, the same when it is rounded as
@@ -106,24 +140,25 @@ class _File:
         return float(self.array(scale)), self._bytes_inside[zero][0]
 
 
-def _check_names(file: _File, graph: Graph) -> None:
+def check_names(file: OnnxFile, graph: Graph) -> None:
+    """The file has the initializers that it should have."""
     wanted = {entry.name for entry in graph.initializers}
     if wanted != file.names:
         odd = sorted(wanted ^ file.names)[0]
         raise ParityError(f"{odd}: in {'the file' if odd in file.names else 'the checkpoint'} only")
 
 
-def _check_floats(file: _File, checkpoint: Checkpoint, entry: Initializer) -> None:
+def check_floats(file: OnnxFile, checkpoint: Checkpoint, entry: Initializer) -> None:
     """The file's values are those that belong there, whatever type they are stored in."""
     stored = file.array(entry.name).reshape(-1).astype(np.float32)
     start = 0
     for piece in entry.pieces:
         for run in piece_runs(checkpoint, piece):
-            _compare(piece.tensor or entry.name, stored[start : start + run.size], run.reshape(-1))
+            compare(piece.tensor or entry.name, stored[start : start + run.size], run.reshape(-1))
             start += run.size
 
 
-def _check_stack(file: _File, checkpoint: Checkpoint, entries: list[Initializer]) -> None:
+def _check_stack(file: OnnxFile, checkpoint: Checkpoint, entries: list[Initializer]) -> None:
     """Matrices stacked along the rows: codes, in one or two shapes, scales and offsets."""
     arrays = {entry.name.rpartition(".")[2]: file.array(entry.name) for entry in entries}
     views = [entry for entry in entries if entry.dtype == "uint8"]
@@ -140,13 +175,13 @@ def _check_stack(file: _File, checkpoint: Checkpoint, entries: list[Initializer]
             start = rows.stop
 
 
-def _check_static(file: _File, checkpoint: Checkpoint, name: str, label: str) -> None:
+def _check_static(file: OnnxFile, checkpoint: Checkpoint, name: str, label: str) -> None:
     """A matrix with static int8 inputs: levels, row scales, the values they make, and the scale of the input."""
     tensor = quantized_tensor(checkpoint, name)
     levels, scales = file.array(f"{label}.levels").T, file.array(f"{label}.row_scales")
-    _compare(name, levels.astype(np.int16) + 128, tensor.codes)
-    _compare(name, scales, tensor.scales[:, 0])
-    _compare(name, levels.astype(np.float32) * scales[:, None], checkpoint.read(name))
+    compare(name, levels.astype(np.int16) + 128, tensor.codes)
+    compare(name, scales, tensor.scales[:, 0])
+    compare(name, levels.astype(np.float32) * scales[:, None], checkpoint.read(name))
     if file.rounding(f"{label}.levels") != (checkpoint.activation_scales[name], ZERO_POINT):
         raise ParityError(f"{name}: the exported file rounds its input by another scale than the checkpoint")
 
@@ -157,14 +192,14 @@ def _check_matrix(name: str, checkpoint: Checkpoint, stored: PackedTensor, bits:
         codes = unpack(stored, tensor.format)
     except ValueError as error:
         raise ParityError(f"{name}: {error}") from error
-    _compare(name, codes, tensor.codes)
+    compare(name, codes, tensor.codes)
     packed = pack(tensor)
-    _compare(name, stored.scales, packed.scales)
+    compare(name, stored.scales, packed.scales)
     values, wanted = dequantize(stored, bits), checkpoint.read(name)
     if stored.offsets is None:
-        _compare(name, values, wanted)
+        compare(name, values, wanted)
         return
-    _compare(name, stored.offsets, packed.offsets)
+    compare(name, stored.offsets, packed.offsets)
     largest = np.abs(stored.scales) * np.float32(1 << bits) + np.abs(stored.offsets)
     allowed = AFFINE_ULPS * np.finfo(np.float32).eps * largest
     apart = np.abs(values - wanted) > np.repeat(allowed, tensor.block_size, axis=1)
@@ -172,7 +207,7 @@ def _check_matrix(name: str, checkpoint: Checkpoint, stored: PackedTensor, bits:
         raise ParityError(f"{name}: {int(apart.sum())} values differ from the checkpoint's by more than rounding")
 
 
-def _compare(name: str, found: Array | None, wanted: Array | None) -> None:
+def compare(name: str, found: Array | None, wanted: Array | None) -> None:
     """Equality of values; 0 and -0 are alike, their products are the same."""
     if found is None or wanted is None or not np.array_equal(found, wanted):
         raise ParityError(f"{name}: the exported file differs from the checkpoint")

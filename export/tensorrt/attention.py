@@ -43,7 +43,7 @@ def causal_mask(graph: Graph, past: str, window: int | None) -> str:
     return graph.once(place, make)
 
 
-def attend(graph: Graph, q: str, keys: str, values: str, mask: str, place: str, heads: int, kv_heads: int) -> str:
+def attend(graph: Graph, q: str, keys: str, values: str, mask: str, place: str, *, heads: int, kv_heads: int) -> str:
     """Nodes for o, float16 (batch, heads, sequence, head_dim).
 
     Args:

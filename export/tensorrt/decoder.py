@@ -93,15 +93,16 @@ class _Decoder:
 
     def _attention(self, i: int, layer: LayerSpec) -> None:
         graph, place = self._graph, f"/layers.{i}/attn"
-        x = self._norm(self._hidden, layer_name(i, "input_layernorm"), f"/layers.{i}/input_layernorm", self._spec.hidden)
+        norm = layer_name(i, "input_layernorm")
+        x = self._norm(self._hidden, norm, f"/layers.{i}/input_layernorm", self._spec.hidden)
         q = self._rotated(self._heads(i, "attn_q", x, layer.heads), layer)
         scaled = graph.node("Mul", [q, graph.scalar("attention_scale", self._spec.attention_scale)], f"{q}/scaled")
         queries = graph.node("Cast", [scaled], f"{place}/queries", to="float16")
         k = self._rotated(self._heads(i, "attn_k", x, layer.kv_heads), layer)
         v = self._heads(i, "attn_v", x, layer.kv_heads)
-        present = [self._appended(i, side, new) for side, new in (("key", k), ("value", v))]
+        keys, values = self._appended(i, "key", k), self._appended(i, "value", v)
         mask = causal_mask(graph, "past_key_values.0.key", layer.window)
-        attended = attend(graph, queries, *present, mask, place, layer.heads, layer.kv_heads)
+        attended = attend(graph, queries, keys, values, mask, place, heads=layer.heads, kv_heads=layer.kv_heads)
         by_token = graph.node("Transpose", [attended], f"{place}/by_token", perm=[0, 2, 1, 3])
         width = graph.integers(0, 0, layer.heads * self._spec.head_dim)
         joined = graph.node("Reshape", [by_token, width], f"{place}/joined")
@@ -141,13 +142,12 @@ class _Decoder:
         shape = (self._spec.context, self._spec.head_dim // 2)
 
         def angles(part: str) -> str:
-            piece = Piece(tensor="", part=f"{part}{suffix}")  # type: ignore[arg-type]
+            piece = Piece(tensor="", part=f"{part}{suffix}")  # type: ignore[arg-type]  # one of four literals
             table = graph.stored(f"{part}_cache{suffix}", "float32", shape, [piece])
             rows = graph.node("Gather", [table, "position_ids"], f"/rotary{suffix}/{part}/rows")
             return graph.node("Unsqueeze", [rows, graph.integers(1)], f"/rotary{suffix}/{part}")
 
-        cos, sin = (graph.once(f"{part}{suffix}", lambda part=part: angles(part)) for part in ("cos", "sin"))
-        return cos, sin
+        return graph.once(f"cos{suffix}", lambda: angles("cos")), graph.once(f"sin{suffix}", lambda: angles("sin"))
 
     def _appended(self, i: int, side: str, new: str) -> str:
         """The layer's keys or values behind those of the cache."""

@@ -8,8 +8,8 @@ Strong typing makes the type of a product that of its operands, so each format s
     int8, static inputs     DequantizeLinear(QuantizeLinear(x, s), s, f16) · DequantizeLinear(int8, f16 row scales)
     f32                     x · W^T
 
-The results are cast to float32, in which biases, norms, activations and the residual stream are computed: TensorRT fuses
-those into few kernels, where the wider type costs nothing, and models whose residual stream passes float16's 65504
+The results are cast to float32, in which biases, norms, activations and the residual stream are computed: TensorRT
+fuses those into few kernels, where the wider type costs little, and models whose residual stream passes float16's 65504
 (gemma3) stay finite. Static int8 inputs are rounded from float32, not from float16, whose rounding would carry many of
 them into the next level; between int8 operands TensorRT multiplies integers. (Float32 scales on both sides do so as
 well, and are refused for SM75.) All scales are float16 values in the checkpoint.
@@ -22,6 +22,7 @@ without a zero point, where the export for ONNX Runtime has uint8.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import TensorPlan
@@ -128,11 +129,10 @@ class Matrix:
     def _blocks(self) -> int:
         return self.columns // self._spec.block
 
-    def _dequantize(self, levels: str, scales: str, **attributes: int) -> str:
-        output = f"{self._label}/dequantized"
-        return self._graph.once(
-            output, lambda: self._graph.node("DequantizeLinear", [levels, scales], output, **attributes)
-        )
+    def _dequantize(self, levels: str, scales: str, *, axis: int, block_size: int = 0) -> str:
+        output, graph = f"{self._label}/dequantized", self._graph
+        attributes: dict[str, Any] = {"axis": axis} | ({"block_size": block_size} if block_size else {})
+        return graph.once(output, lambda: graph.node("DequantizeLinear", [levels, scales], output, **attributes))
 
     def _stored(self, leaf: str, part: Part, dtype: Dtype, shape: tuple[int, ...], tensor: str = "") -> str:
         name = f"{self._label}.{leaf}"

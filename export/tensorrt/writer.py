@@ -1,9 +1,9 @@
 """The files of a TensorRT export: predicted to the byte from shapes alone, then written tensor by tensor.
 
-    model.onnx          the graph
-    model.onnx.data     the weights, in the order of computation
-    tensorrt.json       names, shapes and optimization profiles
-    and the tokenizer's files
+model.onnx          the graph
+model.onnx.data     the weights, in the order of computation
+tensorrt.json       names, shapes and optimization profiles
+and the tokenizer's files
 """
 
 from __future__ import annotations

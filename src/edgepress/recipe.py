@@ -32,7 +32,7 @@ from edgepress.runtime.llamacpp_quantize import Mixture
 CompressStep = QuantizeStep
 STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep) or (CompressStep,)
 
-ExportTarget = Literal["gguf", "onnx"]
+ExportTarget = Literal["gguf", "onnx", "tensorrt"]
 TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]

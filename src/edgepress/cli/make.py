@@ -64,20 +64,25 @@ def compress(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun
 @app.command()
 def export(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Output of compress or run.")],
-    to: Annotated[list[str], typer.Option("--to", help="gguf or onnx; may be given more than once.")],
+    to: Annotated[list[str], typer.Option("--to", help="gguf, onnx or tensorrt; may be given more than once.")],
     out: Out,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="GPUs to build TensorRT engines for, such as rtx-4090 or sm86; comma-separated."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Export a checkpoint to OUT/gguf or OUT/onnx, through the parity gate."""
+    """Export a checkpoint to OUT/gguf, OUT/onnx or OUT/tensorrt, through the parity gate."""
     from edgepress.artifact.files import tree_bytes
     from edgepress.pipeline import run as pipeline
 
     targets = tuple(_target(name) for name in to)
-    pipeline.export(artifact, targets, out)
+    pipeline.export(artifact, targets, out, tuple(target or ()))
     written = {
         file.relative_to(out).as_posix(): tree_bytes(file)
-        for target in targets
-        for file in sorted((out / target).iterdir())
+        for name in targets
+        for file in sorted((out / name).rglob("*"))
+        if file.is_file()
     }
     if json:
         print_json({"out": str(out), "files": written})

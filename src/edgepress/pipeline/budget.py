@@ -20,6 +20,7 @@ from edgepress.recipe import ExportTarget
 USUAL: dict[ExportTarget, tuple[str, ...]] = {
     "gguf": ("q3_K", "iq4_xs", "iq4_nl", "q4_K", "q5_0", "q5_K", "q6_K", "q8_0"),
     "onnx": ("q4_0", "q8_0"),
+    "tensorrt": ("trt_int4_128", "trt_int4_64", "f16"),
 }
 
 # How often a model is solved at most to meet a bound on its divergence.

@@ -25,7 +25,7 @@ from edgepress.errors import InputError
 from edgepress.pipeline.budget import USUAL, smallest_formats
 from edgepress.recipe import ExportTarget
 
-ENGINES: dict[ExportTarget, str] = {"gguf": "llama.cpp", "onnx": "onnxruntime"}
+ENGINES: dict[ExportTarget, str] = {"gguf": "llama.cpp", "onnx": "onnxruntime", "tensorrt": "onnxruntime"}
 
 
 def measure_student_costs(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.plan import TensorPlan
-from edgepress.export.onnx.graph import ITEM_BITS, Graph, Initializer, Value
+from edgepress.export.onnx.graph import Graph, Initializer, Value
 from edgepress.export.onnx.linear import INT8_ACTIVATIONS, Matrix
 from edgepress.export.onnx.matmulnbits import held_formats
 from edgepress.export.onnx.proto import DATA_FILE, serialize
@@ -63,7 +63,7 @@ def product_graph(format: str, shape: tuple[int, int], tokens: int, copies: int)
 
 
 def _write_data(graph: Graph, path: Path) -> None:
-    patterns = {dtype: _pattern(dtype) for dtype in ITEM_BITS if dtype != "int4"}
+    patterns = {entry.dtype: _pattern(entry.dtype) for entry in graph.initializers}
     with path.open("wb") as stream:
         for entry in graph.initializers:
             stream.write(bytes(entry.offset - stream.tell()))

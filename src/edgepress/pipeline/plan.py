@@ -170,6 +170,10 @@ def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
         from edgepress.export.gguf.writer import predict_gguf_bytes
 
         return {"gguf/model.gguf": predict_gguf_bytes(model)}
+    if target == "tensorrt":
+        from edgepress.export.tensorrt.writer import predict_tensorrt_bytes
+
+        return {f"tensorrt/{name}": size for name, size in predict_tensorrt_bytes(model).items()}
     from edgepress.export.onnx.writer import predict_onnx_bytes
 
     return {f"onnx/{name}": size for name, size in predict_onnx_bytes(model).items()}
@@ -185,6 +189,11 @@ def check_support(model: ModelPlan, target: ExportTarget) -> None:
         from edgepress.export.gguf.support import check_gguf_support
 
         check_gguf_support(model)
+        return
+    if target == "tensorrt":
+        from edgepress.export.tensorrt.support import check_tensorrt_support
+
+        check_tensorrt_support(model)
         return
     from edgepress.export.onnx.support import check_onnx_support
 

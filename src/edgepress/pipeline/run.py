@@ -83,9 +83,13 @@ def _with_chosen_formats(plan: RunPlan, checkpoint: Checkpoint, targets: tuple[E
 
 
 def export_targets(
-    checkpoint: Checkpoint, targets: tuple[ExportTarget, ...], output: Output, checkpoint_key: str
+    checkpoint: Checkpoint,
+    targets: tuple[ExportTarget, ...],
+    output: Output,
+    checkpoint_key: str,
+    capabilities: tuple[str, ...] = (),
 ) -> None:
-    """Export a checkpoint to each target, through the parity gate."""
+    """Export a checkpoint to each target, through the parity gate; engines for the compute capabilities behind it."""
     reference: list[ParityReference] = []
     for target in targets:
 
@@ -96,16 +100,28 @@ def export_targets(
                 reference.append(parity_reference(checkpoint))
             result = check_logits(model, checkpoint, reference[0])
             say(f"{target}: parity in {result.engine}: KLD {result.kld_mean:.2e} (bound {result.bound:g})")
+            if target == "tensorrt":
+                _build_engines(directory, capabilities)
 
-        output.run(target, stage_key("export", 1, target, checkpoint_key), make)
+        built = (capabilities,) if target == "tensorrt" and capabilities else ()
+        output.run(target, stage_key("export", 1, target, checkpoint_key, *built), make)
 
 
-def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path) -> None:
-    """``edgepress export``: an existing checkpoint to files.
+def _build_engines(directory: Path, capabilities: tuple[str, ...]) -> None:
+    from edgepress.export.tensorrt.engine import build_engine
+
+    for capability in capabilities:
+        build_engine(directory, capability)
+
+
+def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path, gpus: tuple[str, ...] = ()) -> None:
+    """``edgepress export``: an existing checkpoint to files; ``gpus`` are those to build TensorRT engines for.
 
     Raises:
-        InputError: no checkpoint there, or a target that cannot hold it.
+        InputError: no checkpoint there, a target that cannot hold it, or a GPU that cannot compute with it.
     """
+    if gpus and "tensorrt" not in targets:
+        raise InputError("--target names GPUs to build TensorRT engines for; add --to tensorrt")
     directory = artifact if is_checkpoint(artifact) else artifact / "checkpoint"
     if not is_checkpoint(directory):
         raise InputError(f"{artifact}: no checkpoint here; give the output of 'edgepress compress' or 'edgepress run'")
@@ -113,9 +129,18 @@ def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path) -> None
     checkpoint = Checkpoint(directory)
     for target in targets:
         predict_files(checkpoint.plan(), target)
+    capabilities = _check_gpus(checkpoint, gpus) if gpus else ()
     output = Output(out)
     with output.claim():
-        export_targets(checkpoint, targets, output, checkpoint.digest())
+        export_targets(checkpoint, targets, output, checkpoint.digest(), capabilities)
+
+
+def _check_gpus(checkpoint: Checkpoint, gpus: tuple[str, ...]) -> tuple[str, ...]:
+    from edgepress.export.tensorrt.engine import check_targets, resolve_targets
+
+    capabilities = resolve_targets(list(gpus))
+    check_targets(checkpoint.plan(), capabilities)
+    return capabilities
 
 
 def state(student: Student, plan: RunPlan) -> None:
@@ -149,6 +174,13 @@ def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> Mo
         verify_gguf(path, checkpoint)
         check_tokenizer(path, checkpoint.tokenizer_dir)
         return ModelFile(engine="llama.cpp", path=path)
+    if target == "tensorrt":
+        from edgepress.export.tensorrt.verify import verify_tensorrt
+        from edgepress.export.tensorrt.writer import export_tensorrt
+
+        export_tensorrt(checkpoint, directory)
+        verify_tensorrt(directory, checkpoint)
+        return ModelFile(engine="onnxruntime", path=directory)
     from edgepress.export.onnx.verify import verify_onnx
     from edgepress.export.onnx.writer import export_onnx
 

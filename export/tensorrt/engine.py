@@ -1,0 +1,133 @@
+"""Engines for desktop GPUs, built ahead of time by TensorRT-RTX on a machine that needs no GPU.
+
+    engines/<smNN>/model.engine     one per compute capability
+    engines/<smNN>/engine.json      what it was made of and by
+
+TensorRT-RTX compiles the kernels on the GPU when an engine first runs, and can keep them: ``engine.json`` names the
+file for that runtime cache, which is good for the same compute capability and for this or a later version. Nothing
+built here has been run: a build shows that TensorRT accepts the graph, not how fast it is.
+
+Source: TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines", "Working with Runtime Cache".
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgepress.artifact.files import sha256_file, write_atomically
+from edgepress.artifact.plan import ModelPlan
+from edgepress.artifact.tensorrt_layout import read_layout
+from edgepress.errors import InputError, require
+from edgepress.export.onnx.genai import MODEL_FILE
+from edgepress.export.onnx.proto import DATA_FILE
+from edgepress.export.tensorrt.writer import tensorrt_layout
+from edgepress.profiles.gpus import find_capability
+from edgepress.progress import say
+from edgepress.runtime.tensorrt_builder import serialized_engine
+
+ENGINES_FOLDER = "engines"
+ENGINE_FILE = "model.engine"
+RECORD_FILE = "engine.json"
+RUNTIME_CACHE_FILE = "model.cache"
+
+_FORMATS = {"int4": "4-bit formats", "float32": "f32 matrices", "int8": "int8", "float16": "f16"}
+
+
+class RuntimeCachePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the kernels compiled on the GPU are kept, beside the engine, and what they are good for."""
+
+    file: str = RUNTIME_CACHE_FILE
+    compute_capability: str
+    version_at_least: str
+
+
+class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``engine.json``."""
+
+    format_version: int = 1
+    builder: str = "tensorrt_rtx"
+    version: str
+    compute_capability: str
+    graph_sha256: str
+    data_sha256: str
+    engine_sha256: str
+    engine_bytes: int
+    build_seconds: float
+    runtime_cache: RuntimeCachePlan
+
+
+def resolve_targets(names: list[str]) -> tuple[str, ...]:
+    """GPU names and compute capabilities → compute capabilities to build for, each once.
+
+    Raises:
+        InputError: an unknown name, or a GPU whose engines cannot be built ahead of time.
+    """
+    found = {}
+    for name in (part for entry in names for part in entry.split(",") if part.strip()):
+        capability, can = find_capability(name)
+        if can.build == "board":
+            raise InputError(
+                f"target {name}: engines for {capability} are built on the device itself; export without --target, "
+                f"copy the folder there and run: edgepress engine build"
+            )
+        if can.build == "none":
+            raise InputError(f"target {name}: TensorRT 10, which these graphs need, does not support {capability}")
+        found[capability] = None
+    return tuple(found)
+
+
+def check_targets(plan: ModelPlan, capabilities: tuple[str, ...]) -> None:
+    """Refuse number types that a GPU does not have, before anything is written.
+
+    Raises:
+        InputError: which type, on which GPU; or TensorRT-RTX is not installed.
+    """
+    types = tensorrt_layout(plan).number_types
+    for capability in capabilities:
+        held = find_capability(capability)[1].number_types
+        for wanted in types:
+            if wanted not in held:
+                raise InputError(
+                    f"target {capability}: TensorRT cannot compute with {_FORMATS[wanted]} there; it has "
+                    f"{', '.join(_FORMATS[each] for each in held)}"
+                )
+    if capabilities:
+        require("tensorrt_rtx", "tensorrt-rtx")
+
+
+def build_engine(directory: Path, capability: str) -> EngineRecord:
+    """Build the engine of an exported directory for a compute capability, ``smNN``, below ``engines/``.
+
+    Raises:
+        EdgepressError: TensorRT-RTX cannot read or build the graph; with its own reason.
+    """
+    trt: Any = require("tensorrt_rtx", "tensorrt-rtx")
+
+    def configure(config: Any) -> None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), 0)
+
+    start = time.perf_counter()
+    engine = serialized_engine(trt, directory / MODEL_FILE, read_layout(directory), configure)
+    seconds = time.perf_counter() - start
+    folder = directory / ENGINES_FOLDER / capability
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ENGINE_FILE).open("wb") as stream:
+        stream.write(engine)
+    record = EngineRecord(
+        version=trt.__version__,
+        compute_capability=capability,
+        graph_sha256=sha256_file(directory / MODEL_FILE),
+        data_sha256=sha256_file(directory / DATA_FILE),
+        engine_sha256=sha256_file(folder / ENGINE_FILE),
+        engine_bytes=(folder / ENGINE_FILE).stat().st_size,
+        build_seconds=round(seconds, 3),
+        runtime_cache=RuntimeCachePlan(compute_capability=capability, version_at_least=trt.__version__),
+    )
+    write_atomically(folder / RECORD_FILE, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    say(f"engine for {capability}: {record.engine_bytes} bytes in {seconds:.1f} s; not run, no GPU was asked for")
+    return record
