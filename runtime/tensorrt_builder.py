@@ -19,7 +19,7 @@ PROFILES: tuple[Literal["prefill", "decode"], ...] = ("prefill", "decode")
 def error_logger(trt: Any) -> Any:
     """A logger that keeps TensorRT's errors in ``errors`` instead of printing them."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []

@@ -66,7 +66,7 @@ def resolve_targets(names: list[str]) -> tuple[str, ...]:
     Raises:
         InputError: an unknown name, or a GPU whose engines cannot be built ahead of time.
     """
-    found = {}
+    found: dict[str, None] = {}
     for name in (part for entry in names for part in entry.split(",") if part.strip()):
         capability, can = find_capability(name)
         if can.build == "board":
