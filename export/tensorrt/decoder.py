@@ -22,7 +22,7 @@ from edgepress.artifact.plan import ModelPlan
 from edgepress.artifact.spec import LayerSpec
 from edgepress.artifact.tensorrt_layout import cache_names
 from edgepress.export.onnx.graph import Graph, Piece, Value
-from edgepress.export.tensorrt.attention import attend, causal_mask
+from edgepress.export.tensorrt.attention import attend, visible_keys
 from edgepress.export.tensorrt.linear import Matrix
 
 
@@ -101,8 +101,9 @@ class _Decoder:
         k = self._rotated(self._heads(i, "attn_k", x, layer.kv_heads), layer)
         v = self._heads(i, "attn_v", x, layer.kv_heads)
         keys, values = self._appended(i, "key", k), self._appended(i, "value", v)
-        mask = causal_mask(graph, "past_key_values.0.key", layer.window)
-        attended = attend(graph, queries, keys, values, mask, place, heads=layer.heads, kv_heads=layer.kv_heads)
+        visible = visible_keys(graph, "past_key_values.0.key", layer.window, layer.heads // layer.kv_heads)
+        sizes = {"heads": layer.heads, "kv_heads": layer.kv_heads, "head_dim": self._spec.head_dim}
+        attended = attend(graph, queries, keys, values, visible, place, **sizes)
         by_token = graph.node("Transpose", [attended], f"{place}/by_token", perm=[0, 2, 1, 3])
         width = graph.integers(0, 0, layer.heads * self._spec.head_dim)
         joined = graph.node("Reshape", [by_token, width], f"{place}/joined")
