@@ -52,6 +52,7 @@ def root(
 # The commands register themselves on import; the order here is the order of --help.
 # isort: off
 from edgepress.cli import make  # noqa: E402, F401
+from edgepress.cli import encoder  # noqa: E402, F401
 from edgepress.cli import measure  # noqa: E402, F401
 from edgepress.cli import talk  # noqa: E402, F401
 from edgepress.cli import look  # noqa: E402, F401
