@@ -1,19 +1,28 @@
 """From an exported graph to the bytes of an engine: what TensorRT 10 and TensorRT-RTX have in common.
 
-Strongly typed networks, so that no precision is chosen but those in the graph; one optimization profile for prompts and
-one for single tokens, in this order.
+Strongly typed networks, so that no precision is chosen but those in the graph; the optimization profiles of the
+layout, in its order: of a decoder one for prompts and one for single tokens.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from edgepress.artifact.tensorrt_layout import TensorrtLayout
+from edgepress.artifact.encoder_layout import EncoderLayout
+from edgepress.artifact.tensorrt_layout import Shapes, TensorrtLayout
 from edgepress.errors import EdgepressError
 
-PROFILES: tuple[Literal["prefill", "decode"], ...] = ("prefill", "decode")
+Layout = TensorrtLayout | EncoderLayout
+
+
+def profile_shapes(layout: Layout) -> dict[str, dict[str, Shapes]]:
+    """Least, usual and greatest shape of every input, by profile, in the order that engines have them."""
+    if isinstance(layout, TensorrtLayout):
+        return {name: layout.shapes(name) for name in layout.profiles}
+    return {name: layout.shapes(name) for name in layout.profiles}
 
 
 def error_logger(trt: Any) -> Any:
@@ -31,7 +40,7 @@ def error_logger(trt: Any) -> Any:
     return Logger()
 
 
-def serialized_engine(trt: Any, graph: Path, layout: TensorrtLayout, configure: Callable[[Any], None]) -> Any:
+def serialized_engine(trt: Any, graph: Path, layout: Layout, configure: Callable[[Any], None]) -> Any:
     """Build an engine.
 
     Args:
@@ -46,22 +55,75 @@ def serialized_engine(trt: Any, graph: Path, layout: TensorrtLayout, configure: 
     Raises:
         EdgepressError: TensorRT cannot read the graph or build it; with its own first reason.
     """
-    logger = error_logger(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
-        reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise EdgepressError(f"{graph}: TensorRT cannot read the graph: {' '.join(reason.split())[:300]}")
-    config = builder.create_builder_config()
-    for name in PROFILES:
-        profile = builder.create_optimization_profile()
-        for tensor, shapes in layout.shapes(name).items():
-            profile.set_shape(tensor, *shapes)
-        config.add_optimization_profile(profile)
-    configure(config)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        reason = logger.errors[0] if logger.errors else "no reason given"
-        raise EdgepressError(f"{graph}: TensorRT cannot build an engine: {reason[:400]}")
-    return engine
+    build = Build(trt, graph, layout, configure)
+    return build.check(build.builder.build_serialized_network(build.network, build.config))
+
+
+def write_engine(trt: Any, graph: Path, layout: Layout, configure: Callable[[Any], None], path: Path) -> None:
+    """Build an engine into a file; where the API can, without holding it in memory as a whole.
+
+    Raises:
+        EdgepressError: as :func:`serialized_engine`.
+    """
+    build = Build(trt, graph, layout, configure)
+    forget_pages(graph.parent)
+    if not hasattr(build.builder, "build_serialized_network_to_stream"):
+        path.write_bytes(build.check(build.builder.build_serialized_network(build.network, build.config)))
+        return
+    with path.open("wb") as stream:
+        sink = _sink(trt, stream.write)
+        done = build.builder.build_serialized_network_to_stream(build.network, build.config, sink)
+        build.check(True if done else None)
+
+
+def forget_pages(directory: Path) -> None:
+    """Advise the system to drop the page cache of a model's weights: on a board with shared memory the copy that
+    TensorRT has made would otherwise exist twice.
+    """
+    for file in directory.glob("*.onnx*"):
+        with file.open("rb") as stream:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class Build:
+    """A parsed, configured network: ``builder``, ``network`` and ``config``, alive as long as this is."""
+
+    def __init__(self, trt: Any, graph: Path, layout: Layout, configure: Callable[[Any], None]) -> None:
+        self._graph, self._logger = graph, error_logger(trt)
+        self.builder = trt.Builder(self._logger)
+        self.network = self.builder.create_network(_network_flags(trt))
+        self._parser = trt.OnnxParser(self.network, self._logger)
+        if not self._parser.parse_from_file(str(graph)):
+            reason = self._parser.get_error(0).desc() if self._parser.num_errors else "no reason given"
+            raise EdgepressError(f"{graph}: TensorRT cannot read the graph: {' '.join(reason.split())[:300]}")
+        self.config = self.builder.create_builder_config()
+        for tensors in profile_shapes(layout).values():
+            profile = self.builder.create_optimization_profile()
+            for tensor, shapes in tensors.items():
+                profile.set_shape(tensor, *shapes)
+            self.config.add_optimization_profile(profile)
+        configure(self.config)
+
+    def check(self, built: Any) -> Any:
+        """What was built, unless it was not.
+
+        Raises:
+            EdgepressError: with TensorRT's first reason.
+        """
+        if built is None:
+            reason = self._logger.errors[0] if self._logger.errors else "no reason given"
+            raise EdgepressError(f"{self._graph}: TensorRT cannot build an engine: {reason[:400]}")
+        return built
+
+
+def _network_flags(trt: Any) -> int:
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def _sink(trt: Any, write: Callable[[bytes], int]) -> Any:
+    class Sink(trt.IStreamWriter):  # type: ignore[misc]
+        def write(self, data: bytes) -> int:
+            return write(data)
+
+    return Sink()
