@@ -2,6 +2,7 @@
 #   make demo    the built-in student becomes 4-bit and 8-bit GGUF and ONNX files, measured, with reports in out/
 #   make test    all tests, on all cores
 #   make check   style, types, import directions, documentation in step with the program
+#   make test-gpu  what needs an NVIDIA GPU (with tensorrt or tensorrt-rtx, and pycuda)
 #   make venv    only set up .venv with everything
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 STUDENT ?= smollm2-135m-instruct
 RECIPES ?= 4bit 8bit
 
-.PHONY: demo test check venv docs clean
+.PHONY: demo test test-gpu check venv docs clean
 
 venv: $(STAMP)
 
@@ -34,6 +35,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+
+test-gpu: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -89,6 +89,16 @@ def _onnx(model: ModelFile) -> ModelFacts:
     )
 
 
+def _tensorrt(model: ModelFile) -> ModelFacts:
+    return ModelFacts(
+        context=read_layout(model.path).context,
+        parameters=None,
+        weights_bytes=model.file_bytes,
+        description="TensorRT engine",
+        columns={"backends": "CUDA", "n_gpu_layers": len(read_layout(model.path).layers)},
+    )
+
+
 def _checkpoint(model: ModelFile) -> ModelFacts:
     checkpoint = Checkpoint(model.path)
     parameters = sum(prod(checkpoint.shape(name)) for name in checkpoint.names)
@@ -110,4 +120,5 @@ _READERS: dict[Engine, Callable[[ModelFile], ModelFacts]] = {
     "llama.cpp": _gguf,
     "onnxruntime": _onnx,
     "torch": _checkpoint,
+    "tensorrt": _tensorrt,
 }

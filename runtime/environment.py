@@ -21,7 +21,17 @@ from edgepress.runtime.cores import physical_cores
 from edgepress.runtime.system_files import first_line, matching, memory_info, number_in, text_of
 
 _ROOT = Path("/")
-_ENGINE_PACKAGES = ("llama-cpp-python", "onnxruntime", "onnxruntime-genai", "torch", "transformers", "gguf", "numpy")
+_ENGINE_PACKAGES = (
+    "llama-cpp-python",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch",
+    "transformers",
+    "gguf",
+    "numpy",
+)
 
 
 class Jetson(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,23 +15,32 @@ from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
 from edgepress.artifact.files import tree_bytes
 from edgepress.artifact.tensorrt_layout import is_tensorrt
 from edgepress.errors import InputError
+from edgepress.runtime.cuda_device import read_gpu
 from edgepress.runtime.session import Session
+from edgepress.runtime.tensorrt_engines import find_engines
 
-Engine = Literal["llama.cpp", "onnxruntime", "torch"]
-ENGINES: tuple[Engine, ...] = get_args(Engine)
+Engine = Literal["llama.cpp", "onnxruntime", "torch", "tensorrt"]
+ALL_ENGINES: tuple[Engine, ...] = get_args(Engine)
+ENGINES = ALL_ENGINES[:3]  # those that run on any processor
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that an engine can open. ``path`` is a .gguf file, an ONNX directory or a checkpoint directory."""
+    """A model that an engine can open. ``path`` is a .gguf file, or the directory of an ONNX or TensorRT export or a
+    checkpoint.
+    """
 
     engine: Engine
     path: Path
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the model's own files: the .gguf, or the .onnx with its data, or the checkpoint's weights."""
+        """Bytes of the model's own files: the .gguf, or the .onnx with its data, the engine built last, or the
+        checkpoint's weights.
+        """
         if self.engine == "llama.cpp":
             return self.path.stat().st_size
+        if self.engine == "tensorrt":
+            return find_engines(self.path)[0].file.stat().st_size
         pattern = "*.onnx*" if self.engine == "onnxruntime" else "model*.safetensors"
         return sum(tree_bytes(file) for file in self.path.glob(pattern))
 
@@ -54,7 +63,7 @@ def find_models(path: Path) -> list[ModelFile]:
             found.append(ModelFile(engine="onnxruntime", path=directory))
     for directory in (path, path / "tensorrt"):
         if is_tensorrt(directory):
-            found.append(ModelFile(engine="onnxruntime", path=directory))
+            found += _tensorrt(directory)
     for directory in (path, path / "checkpoint"):
         if is_checkpoint(directory):
             found.append(ModelFile(engine="torch", path=directory))
@@ -65,14 +74,23 @@ def find_models(path: Path) -> list[ModelFile]:
     return found
 
 
+def _tensorrt(directory: Path) -> list[ModelFile]:
+    """The engine first where there is a GPU; ONNX Runtime on the processor computes the same graph."""
+    on_processor = ModelFile(engine="onnxruntime", path=directory)
+    if not find_engines(directory):
+        return [on_processor]
+    on_gpu = ModelFile(engine="tensorrt", path=directory)
+    return [on_gpu, on_processor] if read_gpu() is not None else [on_processor, on_gpu]
+
+
 def choose_model(path: Path, engine: str | None = None) -> ModelFile:
     """The model at a path for an engine, or the first of :func:`find_models`.
 
     Raises:
         InputError: no model there for that engine; says which engines have one.
     """
-    if engine is not None and engine not in ENGINES:
-        raise InputError(f"unknown engine {engine!r}; known engines: {', '.join(ENGINES)}")
+    if engine is not None and engine not in ALL_ENGINES:
+        raise InputError(f"unknown engine {engine!r}; known engines: {', '.join(ALL_ENGINES)}")
     found = find_models(path)
     for model in found:
         if engine in (None, model.engine):
@@ -103,6 +121,10 @@ def open_session(model: ModelFile, *, context: int | None = None, threads: int |
         from edgepress.runtime.ort_genai import OrtGenaiSession
 
         return OrtGenaiSession(model.path, context=context, threads=threads)
+    if model.engine == "tensorrt":
+        from edgepress.runtime.tensorrt_session import TensorrtSession
+
+        return TensorrtSession(model.path, context=context, threads=threads)
     from edgepress.runtime.torch_reference import TorchSession
 
     return TorchSession(Checkpoint(model.path), context=context, threads=threads)

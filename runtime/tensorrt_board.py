@@ -22,9 +22,9 @@ from edgepress.artifact.tensorrt_layout import is_tensorrt, read_layout
 from edgepress.errors import EdgepressError, InputError, require
 from edgepress.runtime.cuda_device import free_gpu_bytes, read_gpu
 from edgepress.runtime.tensorrt_builder import Layout, write_engine
+from edgepress.runtime.tensorrt_engines import ENGINE_FILE, ENGINES_FOLDER, RECORD_FILE
 from edgepress.runtime.tensorrt_place import EngineKey, Place, engine_key, read_place
 
-ENGINES_FOLDER, ENGINE_FILE, RECORD_FILE = "engines", "model.engine", "engine.json"
 GRAPH_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 DEFAULT_LEVEL, LOW_MEMORY_LEVEL = 3, 2
 

@@ -7,6 +7,16 @@ from pathlib import Path
 import pytest
 from tiny_models import FAMILY_NAMES, make_model_dir
 
+from edgepress.runtime.cuda_device import read_gpu
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if read_gpu() is None:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU or driver here"))
+
 
 @pytest.fixture(scope="session", params=FAMILY_NAMES)
 def family_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -19,7 +19,8 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Engine = Annotated[
-    str | None, typer.Option("--engine", help="llama.cpp, onnxruntime or torch; default: the first that is there.")
+    str | None,
+    typer.Option("--engine", help="llama.cpp, onnxruntime, torch or tensorrt; default: the first that is there."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: the physical cores.")]
 

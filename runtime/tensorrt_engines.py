@@ -1,0 +1,104 @@
+"""The engines below an export, and the one that can run here.
+
+Two kinds of ``engine.json``: those built on the board have a whole
+:class:`~edgepress.runtime.tensorrt_place.EngineKey`; those built ahead of time by TensorRT-RTX name their compute
+capability.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgepress.errors import InputError
+from edgepress.runtime.cuda_device import Gpu
+from edgepress.runtime.tensorrt_place import EngineKey, Place, why_not_here
+
+ENGINES_FOLDER, ENGINE_FILE, RECORD_FILE = "engines", "model.engine", "engine.json"
+
+
+class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine's folder, where it was made for, and the graph that it was made of."""
+
+    folder: Path
+    place: Place
+    graph_sha256: str
+
+    @property
+    def file(self) -> Path:
+        """The engine."""
+        return self.folder / ENGINE_FILE
+
+
+class _Board(msgspec.Struct, frozen=True):
+    key: EngineKey
+
+
+class _Ahead(msgspec.Struct, frozen=True):
+    builder: str
+    version: str
+    compute_capability: str
+    graph_sha256: str
+
+
+def find_engines(directory: Path) -> list[FoundEngine]:
+    """All engines below an export, those built last first; folders that cannot be read are left out."""
+    records = sorted(
+        (directory / ENGINES_FOLDER).glob(f"*/{RECORD_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    found = [_read(record) for record in records if (record.parent / ENGINE_FILE).is_file()]
+    return [engine for engine in found if engine is not None]
+
+
+def engine_for(directory: Path, gpu: Gpu | None, versions: dict[str, str]) -> FoundEngine:
+    """The engine of an export that runs here.
+
+    Args:
+        directory: the export.
+        gpu: what is here.
+        versions: of the installed libraries, by module name.
+
+    Raises:
+        InputError: none does; says why the last one built does not, and what to do.
+    """
+    reasons = []
+    for engine in find_engines(directory):
+        reason = why_not(engine, gpu, versions)
+        if reason is None:
+            return engine
+        reasons.append(f"{engine.folder.name}: {reason}")
+    why = reasons[0] if reasons else "none was built"
+    raise InputError(f"{directory}: no engine that runs here ({why}); run on this board: edgepress engine build")
+
+
+def why_not(engine: FoundEngine, gpu: Gpu | None, versions: dict[str, str]) -> str | None:
+    """Why an engine cannot run here; None when it can."""
+    library = engine.place.builder
+    if gpu is not None and library not in versions:
+        extra = library.replace("_", "-")
+        return f"{library} is not installed, pip install 'edgepress[{extra}]'"
+    return why_not_here(engine.place, gpu, versions.get(library, ""))
+
+
+def _read(record: Path) -> FoundEngine | None:
+    content = record.read_bytes()
+    try:
+        board = msgspec.json.decode(content, type=_Board)
+        return FoundEngine(folder=record.parent, place=board.key.place, graph_sha256=board.key.graph_sha256)
+    except msgspec.MsgspecError:
+        pass
+    try:
+        ahead = msgspec.json.decode(content, type=_Ahead)
+    except msgspec.MsgspecError:
+        return None
+    place = Place(
+        builder=ahead.builder,
+        version=ahead.version,
+        cuda=None,
+        capability=ahead.compute_capability,
+        gpu=None,
+        module=None,
+        power_mode=None,
+    )
+    return FoundEngine(folder=record.parent, place=place, graph_sha256=ahead.graph_sha256)
