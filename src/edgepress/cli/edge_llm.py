@@ -1,0 +1,34 @@
+"""The command that hands a checkpoint over to TensorRT Edge-LLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgepress.cli.app import Json, app, print_json
+
+
+@app.command(name="edge-llm")
+def edge_llm(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Output of compress or run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output directory.")],
+    json: Json = False,
+) -> None:
+    """A checkpoint for NVIDIA's TensorRT Edge-LLM: our INT4 integers in GPTQ's layout, into OUT/edge-llm."""
+    from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
+    from edgepress.artifact.files import atomic_directory, tree_bytes
+    from edgepress.errors import InputError
+    from edgepress.export.edge_llm.writer import export_edge_llm
+
+    directory = artifact if is_checkpoint(artifact) else artifact / "checkpoint"
+    if not is_checkpoint(directory):
+        raise InputError(f"{artifact}: no checkpoint here; give the output of 'edgepress compress' or 'edgepress run'")
+    final = out / "edge-llm"
+    with atomic_directory(final) as working:
+        export_edge_llm(Checkpoint(directory), working)
+    if json:
+        print_json({"out": str(final), "bytes": tree_bytes(final)})
+        return
+    print(f"{final}  {tree_bytes(final)} bytes; on a PC with Edge-LLM: tensorrt-edgellm-export {final} ONNX_DIR")
