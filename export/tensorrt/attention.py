@@ -73,14 +73,20 @@ def attend(
 
 
 def _distances(graph: Graph, past: str) -> str:
-    """How far key t lies behind query s, int64 (1, 1, sequence, past + sequence); negative in the future."""
+    """How far key t lies behind query s, int64 (1, 1, sequence, past + sequence); negative in the future.
+
+    The queries are counted by the tokens that come in, not by what the mask shows beyond the cache: TensorRT must know
+    that they are as many as the products have rows.
+    """
+
+    def length(name: str, axis: int, place: str) -> str:
+        size = graph.node("Shape", [name], f"{place}/size", start=axis, end=axis + 1)
+        return graph.node("Squeeze", [size], place)
+
     zero, one = graph.integer(0), graph.integer(1)
-    ends = []
-    for name, axis in ((past, 2), ("attention_mask", 1)):
-        size = graph.node("Shape", [name], f"/visible/size_{axis}", start=axis, end=axis + 1)
-        ends.append(graph.node("Squeeze", [size], f"/visible/length_{axis}"))
-    queries = graph.node("Range", [ends[0], ends[1], one], "/visible/queries")
-    keys = graph.node("Range", [zero, ends[1], one], "/visible/keys")
+    steps = graph.node("Range", [zero, length("input_ids", 1, "/visible/sequence"), one], "/visible/steps")
+    queries = graph.node("Add", [steps, length(past, 2, "/visible/cached")], "/visible/queries")
+    keys = graph.node("Range", [zero, length("attention_mask", 1, "/visible/total"), one], "/visible/keys")
     rows = graph.node("Unsqueeze", [queries, graph.integers(0, 1, 3)], "/visible/rows")
     return graph.node("Sub", [rows, keys], "/visible/behind")
 

@@ -31,6 +31,7 @@ NumberType = Literal["float32", "float16", "int8", "int4"]
 
 _TOKENS_A_CALL = 512
 _LOGITS_BYTES = 1 << 27  # of one call; prompts are cut so that these stay within this
+_SEQUENCE_USUAL = 128
 _PAST_USUAL = 512
 
 
@@ -95,7 +96,7 @@ def decoder_layout(spec: ModelSpec, number_types: tuple[NumberType, ...], *, bat
         batch: sequences at most.
     """
     longest = max(1, min(_TOKENS_A_CALL, _LOGITS_BYTES // (4 * spec.vocab * batch), spec.context))
-    past, batches = spec.context - 1, (1, 1, batch)
+    usual, past, batches = min(_SEQUENCE_USUAL, longest), spec.context - 1, (1, 1, batch)
     return TensorrtLayout(
         layers=tuple(LayerCache(kv_heads=layer.kv_heads) for layer in spec.layers),
         head_dim=spec.head_dim,
@@ -103,7 +104,7 @@ def decoder_layout(spec: ModelSpec, number_types: tuple[NumberType, ...], *, bat
         context=spec.context,
         number_types=number_types,
         profiles={
-            "prefill": Profile(batch=batches, sequence=(1, longest, longest), past=(0, 0, past)),
+            "prefill": Profile(batch=batches, sequence=(1, usual, longest), past=(0, 0, past)),
             "decode": Profile(batch=batches, sequence=(1, 1, 1), past=(0, min(_PAST_USUAL, past), past)),
         },
         inputs=("input_ids", "position_ids", "attention_mask", *cache_names(spec.depth, "past_key_values")),
