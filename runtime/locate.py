@@ -33,6 +33,11 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
 
     @property
+    def stands_in(self) -> bool:
+        """Whether ONNX Runtime computes a graph that is for TensorRT."""
+        return self.engine == "onnxruntime" and is_tensorrt(self.path)
+
+    @property
     def file_bytes(self) -> int:
         """Bytes of the model's own files: the .gguf, or the .onnx with its data, the engine built last, or the
         checkpoint's weights.
@@ -113,7 +118,7 @@ def open_session(model: ModelFile, *, context: int | None = None, threads: int |
         from edgepress.runtime.llamacpp import LlamaCppSession
 
         return LlamaCppSession(model.path, context=context, threads=threads)
-    if model.engine == "onnxruntime" and is_tensorrt(model.path):
+    if model.stands_in:
         from edgepress.runtime.ort_standard import OrtStandardSession
 
         return OrtStandardSession(model.path, context=context, threads=threads)

@@ -13,7 +13,7 @@ import edgepress.profiles.recipes as shipped
 from edgepress.artifact.formats import FORMATS
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
-from edgepress.recipe import STEPS, TARGETS, Bench, Evaluate, Recipe, Samples, load_recipe, parse_recipe, step_name
+from edgepress.recipe import STEPS, Bench, Evaluate, Recipe, Samples, load_recipe, parse_recipe, step_name
 
 FILES = sorted(Path(shipped.__file__).parent.rglob("*.y*ml"))
 
@@ -35,7 +35,7 @@ def test_a_shipped_recipe_parses_and_has_known_steps_and_formats(file: Path) -> 
         assert step["step"] in known
     formats = (recipe.quantize.format, recipe.quantize.embedding, *recipe.quantize.formats.values())
     assert set(formats) - {None} <= FORMATS.keys()
-    held = set(TARGETS) if "int8" not in formats else set(TARGETS) - {"gguf"}
+    held = {"gguf", "onnx"} if "int8" not in formats else {"onnx"}
     assert set(recipe.export) == held
 
 
@@ -136,7 +136,10 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "choices without a budget": ("compress: [{step: quantize, choices: [q4_0]}]", "choices are for a budget"),
     "text to train on without training": ("compress: [{step: quantize, qad_samples: 9}]", "add qad_tokens"),
     "a comparison with nothing": ("{export: [], compare: [Q4_0]}", "compare .* export names none"),
-    "an unknown target": ("export: [gguf, tensorrt]", r"'tensorrt' at export\[1\] is none of the choices: gguf, onnx"),
+    "an unknown target": (
+        "export: [gguf, coreml]",
+        r"'coreml' at export\[1\] is none of the choices: gguf, onnx, tensorrt",
+    ),
     "an unknown mixture": (
         "compare: [Q4_0, q4_k_m]",
         r"'q4_k_m' at compare\[1\] is none of the choices: IQ3_M, .*Q4_0, .*Q8_0",

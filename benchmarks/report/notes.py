@@ -26,7 +26,23 @@ def notes(contents: Contents, artifacts: tuple[Artifact, ...]) -> tuple[Note, ..
         Note(about="fallback", text=f"{name} ships as {formats.get(name, '?')}; no format that was wanted fits it")
         for name in manifest.fell_back
     ]
-    return (*student, *fallback, *_cautions(artifacts), *_unlike(artifacts), *_missing(own(artifacts)))
+    return (
+        *student,
+        *fallback,
+        *_stand_ins(artifacts),
+        *_cautions(artifacts),
+        *_unlike(artifacts),
+        *_missing(own(artifacts)),
+    )
+
+
+def _stand_ins(artifacts: tuple[Artifact, ...]) -> list[Note]:
+    """Graphs whose own engine was not run."""
+    return [
+        Note(about=artifact.title, text="measured in ONNX Runtime on the CPU, from the same graph; no engine was run")
+        for artifact in artifacts
+        if artifact.label == "tensorrt" and artifact.engine == "onnxruntime"
+    ]
 
 
 def _cautions(artifacts: tuple[Artifact, ...]) -> list[Note]:

@@ -131,13 +131,16 @@ def measure_run(
 ) -> None:
     """All measurements of a run, written to ``out/measurements``; ``models`` maps labels to files.
 
-    Of ``peers`` only the quality is measured: their speed is that of any file of the same types.
+    Of ``peers`` only the quality is measured: their speed is that of any file of the same types. So it is of graphs for
+    TensorRT where no engine runs: the speed of ONNX Runtime would say nothing about a GPU's.
 
     What an earlier recipe measured there and this one does not is removed: it would describe files that are gone.
     """
     folder = out / "measurements"
     scored = models | peers
-    wanted = {f"quality-{label}" for label in scored if evaluate} | {f"latency-{label}" for label in models if bench}
+    timed_models = {label: model for label, model in models.items() if not model.stands_in}
+    wanted = {f"quality-{label}" for label in scored if evaluate}
+    wanted |= {f"latency-{label}" for label in timed_models if bench}
     wanted |= {"tensors"} if evaluate and evaluate.tensors else set()
     forget_other_measurements(folder, wanted | ({"samples"} if samples else set()))
     identity = {label: model_identity(model) for label, model in scored.items()}
@@ -149,7 +152,7 @@ def measure_run(
             measured = partial(evaluate_model, model, student, text)
             remember(folder / f"quality-{label}.json", key, QualityRecord, measured)
     if bench is not None:
-        for label, model in models.items():
+        for label, model in timed_models.items():
             scenario = bench_scenario(bench, student.spec.context)
             key = stage_key("latency", identity[label], scenario)
             timed = partial(run_bench, model, scenario, parameters=student.parameters)

@@ -1,0 +1,83 @@
+"""Recipes and exports with TensorRT as the target, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import edgepress
+from one_core import one_core  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+RECIPE = """
+calibration: {self: true, samples: 2, length: 16}
+compress: [{step: quantize, solver: nearest, format: FORMAT, embedding: f16}]
+export: [tensorrt]
+evaluate: {tokens: 64, context: 32, tensors: false}
+bench: {prompt: 8, generate: 4, repetitions: 1}
+samples: {tokens: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
+
+
+def recipe(tmp_path: Path, format: str) -> Path:
+    path = tmp_path / f"{format}.yaml"
+    path.write_text(RECIPE.replace("FORMAT", format), encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_measured_in_onnx_runtime_and_the_report_says_so(llama_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    results = edgepress("run", llama_dir, "--recipe", recipe(tmp_path, "trt_int4_64"), "--out", out, "--json").json()
+    row = results["models"]["tensorrt"]
+    assert 0 < row["kld_mean"] < 1
+    assert "decode_tokens_per_s" not in row  # of a GPU, which was not asked
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "measured in ONNX Runtime on the CPU, from the same graph; no engine was run" in report
+    scored = edgepress("show", out, "--json").json()
+    assert scored
+
+
+def test_an_export_with_engines_is_made_once(llama_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    pressed, out = tmp_path / "pressed", tmp_path / "out"
+    assert edgepress("compress", llama_dir, "--recipe", recipe(tmp_path, "f16"), "--out", pressed).code == 0
+    export = ("export", pressed, "--to", "tensorrt", "--target", "rtx-4090,sm89", "--out", out)
+    files = edgepress(*export, "--json").json()["files"]
+    assert {"tensorrt/engines/sm89/model.engine", "tensorrt/engines/sm89/engine.json"} < set(files)
+    record = json.loads((out / "tensorrt" / "engines" / "sm89" / "engine.json").read_text(encoding="utf-8"))
+    assert record["runtime_cache"]["compute_capability"] == "sm89"
+    again = edgepress(*export)
+    assert "tensorrt: up to date" in again.err
+    more = edgepress(*export[:4], "--target", "sm86", "--out", out, "--json").json()["files"]
+    assert "tensorrt/engines/sm86/model.engine" in more
+
+
+def test_what_no_gpu_or_format_holds_is_refused_before_anything_is_written(llama_dir: Path, tmp_path: Path) -> None:
+    pressed, out = tmp_path / "pressed", tmp_path / "out"
+    assert edgepress("compress", llama_dir, "--recipe", recipe(tmp_path, "trt_int4_64"), "--out", pressed).code == 0
+    to = ("export", pressed, "--to", "tensorrt", "--out", out, "--target")
+    assert "4-bit formats there; it has f16, int8" in edgepress(*to, "t4").error()
+    assert "edgepress engine build" in edgepress(*to, "jetson-agx-orin").error()
+    assert "add --to tensorrt" in edgepress("export", pressed, "--to", "onnx", "--out", out, "--target", "t4").error()
+    assert not out.exists()
+    told = edgepress("run", llama_dir, "--recipe", recipe(tmp_path, "q4_0"), "--out", out, "--dry-run").error()
+    assert "cannot be q4_0; what fits: f32, f16, int8, trt_int4_64" in told
+
+
+def test_a_budget_chooses_among_tensorrts_formats(llama_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "budget.yaml"
+    text = RECIPE.replace("solver: nearest, format: FORMAT", "solver: scale_search, target_mb: 0.17")
+    path.write_text(text.split("evaluate:")[0] + "evaluate: null\nbench: null\nsamples: null\n", encoding="utf-8")
+    out = tmp_path / "out"
+    assert edgepress("run", llama_dir, "--recipe", path, "--out", out).code == 0
+    sizes = sum(file.stat().st_size for file in (out / "tensorrt").iterdir())
+    assert sizes <= 170_000
+    formats = json.loads((out / "checkpoint" / "tensors.json").read_text(encoding="utf-8"))["tensors"]
+    assert {"trt_int4_64", "f16"} <= {entry["format"] for entry in formats.values()}
