@@ -38,6 +38,11 @@ def find_capability(name: str) -> tuple[str, Capability]:
     return capability, table.capabilities[capability]
 
 
+def known_capabilities() -> frozenset[str]:
+    """Compute capabilities that the table has."""
+    return frozenset(_table().capabilities)
+
+
 @cache
 def _table() -> _Table:
     text = (files("edgepress.profiles") / "gpus.yaml").read_text(encoding="utf-8")

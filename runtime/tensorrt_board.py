@@ -18,8 +18,9 @@ import msgspec
 
 from edgepress.artifact.encoder_layout import is_encoder, read_encoder_layout
 from edgepress.artifact.files import atomic_directory, sha256_file, write_atomically
-from edgepress.artifact.tensorrt_layout import is_tensorrt, read_layout
+from edgepress.artifact.tensorrt_layout import TensorrtLayout, is_tensorrt, read_layout
 from edgepress.errors import EdgepressError, InputError, require
+from edgepress.profiles.gpus import find_capability, known_capabilities
 from edgepress.runtime.cuda_device import free_gpu_bytes, read_gpu
 from edgepress.runtime.tensorrt_builder import Layout, write_engine
 from edgepress.runtime.tensorrt_engines import ENGINE_FILE, ENGINES_FOLDER, RECORD_FILE
@@ -112,6 +113,7 @@ def build_here(
     layout = read_any_layout(directory)
     trt = load_library(library)
     place = read_place(trt, target)
+    check_number_types(layout, place.capability)
     chosen = level if level is not None else LOW_MEMORY_LEVEL if low_memory else DEFAULT_LEVEL
     key = engine_key(directory, layout, place, level=chosen, low_memory=low_memory)
     folder = directory / ENGINES_FOLDER / key.folder
@@ -136,6 +138,23 @@ def build_here(
         (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     settings.keep_timings()
     return Built(path=folder / ENGINE_FILE, reused=False, record=record)
+
+
+def check_number_types(layout: Layout, capability: str) -> None:
+    """Refuse a decoder whose weights a GPU cannot compute with; a GPU that is not in the table is left to TensorRT.
+
+    Raises:
+        InputError: which type, and what the GPU has.
+    """
+    if not isinstance(layout, TensorrtLayout) or capability not in known_capabilities():
+        return
+    held = find_capability(capability)[1].number_types
+    for wanted in layout.number_types:
+        if wanted not in held:
+            raise InputError(
+                f"TensorRT cannot compute with {wanted} weights on {capability}; it has {', '.join(held)}: "
+                "export with another format"
+            )
 
 
 def find_built(folder: Path, key: EngineKey | None = None) -> BoardEngine | None:

@@ -45,11 +45,6 @@ class TensorrtExecution:
         self._cache: Any = None
         self._context = self._new_context()
 
-    @property
-    def memory_bytes(self) -> int:
-        """Device memory of the engine's activations, in the profile that needs most."""
-        return int(self._engine.device_memory_size_v2)
-
     def run(self, profile: int, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
         """See :class:`~edgepress.runtime.cuda.Execution`.
 

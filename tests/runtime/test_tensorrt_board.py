@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import tensorrt_rtx
+from checkpoints import write_checkpoint
 from commands import edgepress
 from encoders import calibration_for, make_encoder_dir
+from tiny_models import make_model_dir
 
+from edgepress.artifact.families import is_matrix
 from edgepress.errors import EdgepressError, InputError
 from edgepress.export.encoder.write import export_encoder
+from edgepress.export.tensorrt.writer import export_tensorrt
 from edgepress.runtime.cuda_device import Gpu, module_part_number, read_gpu
 from edgepress.runtime.tensorrt_board import attach_timings, build_here, find_built, serialized_timings, workspace_limit
 from edgepress.runtime.tensorrt_place import Place, why_not_here
@@ -115,6 +119,17 @@ def test_a_missing_library_names_its_extra(exported: Path) -> None:
         message = edgepress("engine", "build", exported, "--library", "tensorrt").error()
         assert "pip install 'edgepress[tensorrt]'" in message
     assert "unknown library" in edgepress("engine", "build", exported, "--library", "trt").error()
+
+
+def test_weights_that_a_gpu_cannot_compute_with_are_refused_before_building(tmp_path: Path) -> None:
+    student = make_model_dir("llama", tmp_path / "student")
+    chosen = {True: "trt_int4_64", False: "f32"}
+    checkpoint = write_checkpoint(student, tmp_path / "checkpoint", lambda name: chosen[is_matrix(name)])
+    (tmp_path / "tensorrt").mkdir()
+    export_tensorrt(checkpoint, tmp_path / "tensorrt")
+    with pytest.raises(InputError, match="cannot compute with int4 weights on sm75; it has float16, int8"):
+        build_here(tmp_path / "tensorrt", library="tensorrt_rtx", target="sm75")
+    assert build_here(tmp_path / "tensorrt", library="tensorrt_rtx", target="sm89").record.engine_bytes > 0
 
 
 def test_a_directory_without_an_export_or_weights_is_refused(exported: Path, tmp_path: Path) -> None:
