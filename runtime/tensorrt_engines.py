@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgepress.artifact.files import sha256_file
 from edgepress.errors import InputError
 from edgepress.runtime.cuda_device import Gpu
 from edgepress.runtime.tensorrt_place import EngineKey, Place, why_not_here
@@ -24,6 +25,7 @@ class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     place: Place
     graph_sha256: str
+    data_sha256: str
 
     @property
     def file(self) -> Path:
@@ -40,12 +42,13 @@ class _Ahead(msgspec.Struct, frozen=True):
     version: str
     compute_capability: str
     graph_sha256: str
+    data_sha256: str
 
 
 def find_engines(directory: Path) -> list[FoundEngine]:
-    """All engines below an export, those built last first; folders that cannot be read are left out."""
+    """All engines below an export, those built last first, without unfinished ones and what cannot be read."""
     records = sorted(
-        (directory / ENGINES_FOLDER).glob(f"*/{RECORD_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True
+        (directory / ENGINES_FOLDER).glob(f"[!.]*/{RECORD_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True
     )
     found = [_read(record) for record in records if (record.parent / ENGINE_FILE).is_file()]
     return [engine for engine in found if engine is not None]
@@ -64,7 +67,7 @@ def engine_for(directory: Path, gpu: Gpu | None, versions: dict[str, str]) -> Fo
     """
     reasons = []
     for engine in find_engines(directory):
-        reason = why_not(engine, gpu, versions)
+        reason = why_not(engine, gpu, versions) or _of_another_export(engine, directory)
         if reason is None:
             return engine
         reasons.append(f"{engine.folder.name}: {reason}")
@@ -85,7 +88,10 @@ def _read(record: Path) -> FoundEngine | None:
     content = record.read_bytes()
     try:
         board = msgspec.json.decode(content, type=_Board)
-        return FoundEngine(folder=record.parent, place=board.key.place, graph_sha256=board.key.graph_sha256)
+        key = board.key
+        return FoundEngine(
+            folder=record.parent, place=key.place, graph_sha256=key.graph_sha256, data_sha256=key.data_sha256
+        )
     except msgspec.MsgspecError:
         pass
     try:
@@ -101,4 +107,16 @@ def _read(record: Path) -> FoundEngine | None:
         module=None,
         power_mode=None,
     )
-    return FoundEngine(folder=record.parent, place=place, graph_sha256=ahead.graph_sha256)
+    return FoundEngine(
+        folder=record.parent, place=place, graph_sha256=ahead.graph_sha256, data_sha256=ahead.data_sha256
+    )
+
+
+def _of_another_export(engine: FoundEngine, directory: Path) -> str | None:
+    """Whether the graph or its weights have changed since the engine was built; files older than it are not read."""
+    built = (engine.folder / RECORD_FILE).stat().st_mtime
+    for name, wanted in (("model.onnx", engine.graph_sha256), ("model.onnx.data", engine.data_sha256)):
+        file = directory / name
+        if file.is_file() and file.stat().st_mtime > built and sha256_file(file) != wanted:
+            return f"{name} has changed since it was built"
+    return None

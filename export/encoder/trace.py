@@ -57,12 +57,11 @@ def trace(directory: Path) -> Traced:
         _refuse_language_model(directory, model)
         for weight in model.parameters():
             weight.requires_grad_(False)
-        with torch.no_grad():
-            answers = {name: value for name, value in model(**sample).items() if isinstance(value, torch.Tensor)}
-        axes = {name: dict.fromkeys(_dynamic(value), torch.export.Dim.DYNAMIC) for name, value in sample.items()}
-        options = exporters.OnnxConfig(dynamic=True, dynamic_shapes=axes, opset_version=OPSET)
-        program = exporters.OnnxExporter().export(model, sample, config=options).program
-        proto = require("onnx_ir", "encoder").to_proto(program)
+        try:
+            answers, proto = _export(model, sample, torch, exporters)
+        except Exception as error:  # whatever a model's code or the exporter raises
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"{directory}: {architecture} cannot be exported to ONNX: {reason}") from error
     _name_axes(proto)
     return Traced(
         architecture=architecture,
@@ -71,6 +70,16 @@ def trace(directory: Path) -> Traced:
         answers={name: value.numpy() for name, value in answers.items()},
         tokens_limit=_tokens_limit(model.config) if "input_ids" in sample else None,
     )
+
+
+def _export(model: Any, sample: dict[str, Any], torch: Any, exporters: Any) -> tuple[dict[str, Any], Any]:
+    """What torch answers to the sample, and the graph."""
+    with torch.no_grad():
+        answers = {name: value for name, value in model(**sample).items() if isinstance(value, torch.Tensor)}
+    axes = {name: dict.fromkeys(_dynamic(value), torch.export.Dim.DYNAMIC) for name, value in sample.items()}
+    options = exporters.OnnxConfig(dynamic=True, dynamic_shapes=axes, opset_version=OPSET)
+    program = exporters.OnnxExporter().export(model, sample, config=options).program
+    return answers, require("onnx_ir", "encoder").to_proto(program)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -99,8 +108,9 @@ def _load(directory: Path, kind: Any) -> Any:
         model = kind.from_pretrained(
             directory, attn_implementation="eager", use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{directory}: cannot be loaded as {kind.__name__} ({error})") from error
+    except Exception as error:  # transformers' own validation raises kinds of its own
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{directory}: cannot be loaded as {kind.__name__} ({reason})") from error
     return model.float().eval()
 
 

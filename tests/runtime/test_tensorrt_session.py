@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -141,6 +143,22 @@ def test_engines_of_both_kinds_are_found_and_chosen_by_the_gpu(llama: Path) -> N
         engine_for(directory, other, versions)
     with pytest.raises(InputError, match="tensorrt_rtx is not installed, pip install 'edgepress"):
         engine_for(directory, other, {})
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_an_engine_of_another_export_is_not_taken(llama: Path, tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "tensorrt"
+    shutil.copytree(llama / "tensorrt", directory, ignore=shutil.ignore_patterns("engines"))
+    record = build_here(directory, library="tensorrt_rtx", target="sm86").path.with_name("engine.json")
+    gpu = Gpu(name="a GPU", capability="sm86", cuda="13.0", integrated=False, total_bytes=1 << 33)
+    file = directory / name
+    later = record.stat().st_mtime + 10
+    os.utime(file, (later, later))
+    assert engine_for(directory, gpu, {"tensorrt_rtx": VERSION}).folder == record.parent
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    os.utime(file, (later, later))
+    with pytest.raises(InputError, match=f"{name} has changed since it was built"):
+        engine_for(directory, gpu, {"tensorrt_rtx": VERSION})
 
 
 @needs_no_gpu

@@ -143,6 +143,18 @@ def test_a_language_model_is_sent_to_export(llama_dir: Path, tmp_path: Path) -> 
     assert "edgepress export" in edgepress("encoder", llama_dir, "--calibration", text, "-o", tmp_path / "out").error()
 
 
+def test_a_model_that_wants_more_than_text_is_one_line(tmp_path: Path) -> None:
+    text, student = calibration_for("bert", tmp_path), make_encoder_dir("bert", tmp_path / "student")
+    config = json.loads((student / "config.json").read_text("utf-8"))
+    for architecture, message in (("T5Model", "T5Model"), ("NoSuchModel", "'NoSuchModel' is not one of transformers")):
+        (student / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}), encoding="utf-8")
+        assert message in edgepress("encoder", student, "--calibration", text, "-o", tmp_path / "out").error()
+    (student / "model.safetensors").unlink()
+    assert (
+        "no *.safetensors here" in edgepress("encoder", student, "--calibration", text, "-o", tmp_path / "out").error()
+    )
+
+
 def test_inputs_of_another_shape_are_refused(tmp_path: Path) -> None:
     student, out = make_encoder_dir("vit", tmp_path / "student"), tmp_path / "out"
     out.mkdir()
