@@ -6,8 +6,8 @@ torch reference over the *same dequantized weights*, with inputs rounded to int8
 for them. What remains is the engine's arithmetic: float16 keys and values for float formats; for quantized formats both
 engines also round activations to 8 bits, which costs up to a few thousandths on a 100 M model. Static int8 inputs
 magnify the rounding of sums, since a value at the middle between two levels goes either way: about a third of what
-they cost at all. A graph for TensorRT is multiplied in float32 there: unless its inputs are rounded, it keeps a bound of
-its own. A wrong permutation, norm or rotation costs whole nats.
+they cost at all. A graph for TensorRT is multiplied in float32 there: unless its inputs are rounded, it keeps a bound
+of its own. A wrong permutation, norm or rotation costs whole nats.
 """
 
 from __future__ import annotations
