@@ -22,7 +22,7 @@ import numpy as np
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.benchmarks.peers.script import exit_code
 from edgepress.errors import EdgepressError, ParityError, require
-from edgepress.export.edge_llm.writer import linear_names
+from edgepress.export.edge_llm.writer import packed_names
 
 _EXPORT = "from tensorrt_edgellm.scripts.export import main; main()"
 _PACK = """
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _wanted(checkpoint: Checkpoint, python: Path, work: Path) -> dict[str, tuple[Any, Any]]:
-    tensors = {name: checkpoint.quantized(name) for name in linear_names(checkpoint.plan())}
+    tensors = {name: checkpoint.quantized(name) for name in packed_names(checkpoint.plan())}
     given, packed = work / "codes.npz", work / "packed.npz"
     codes: dict[str, Any] = {name: tensor.codes for name, tensor in tensors.items() if tensor is not None}
     np.savez(given, **codes)

@@ -1,9 +1,9 @@
 """The files of a hand-over, one shard per layer, and the check that they hold the checkpoint's integers.
 
-What Edge-LLM's loader settles, and is refused here before anything is written: all seven linears of every layer are
-INT4 in groups of 128 (it cannot leave one out by name), with rows that are multiples of 64; embedding and head are
-float16; layers are alike. Sources: TensorRT Edge-LLM's documentation ("Supported Models": group size 128, INT4 GPTQ)
-and its checkpoint loader's descriptions of the formats that it reads.
+What Edge-LLM's loader settles, and is refused here before anything is written: linears are INT4 in groups of 128, with
+rows that are multiples of 64, or float16; embedding and head are float16; layers are alike. Sources: TensorRT
+Edge-LLM's documentation ("Supported Models": group size 128, INT4 GPTQ) and its checkpoint loader's descriptions of the
+formats that it reads.
 """
 
 from __future__ import annotations
@@ -54,20 +54,28 @@ def check_edge_llm_support(plan: ModelPlan) -> None:
     for name in (EMBEDDING, HEAD):
         if name in formats and formats[name].format != "f16":
             raise InputError(f"Edge-LLM hand-over: {name} is {formats[name].format}; it must be f16 there")
+    if not packed_names(plan):
+        raise InputError(f"Edge-LLM hand-over: no linear is {FORMAT} (groups of {GROUP}); quantize with that format")
     for name in linear_names(plan):
         tensor = formats[name]
-        if tensor.format != FORMAT or tensor.input_format != "float":
+        if tensor.format not in (FORMAT, "f16") or tensor.input_format != "float":
             raise InputError(
-                f"Edge-LLM hand-over: {name} is {tensor.format}; every linear must be {FORMAT} (groups of {GROUP}), "
-                "with float inputs"
+                f"Edge-LLM hand-over: {name} is {tensor.format} with {tensor.input_format} inputs; wanted {FORMAT} "
+                f"(groups of {GROUP}) or f16, with float inputs"
             )
-        if tensor.shape[0] % _ROWS:
+        if tensor.format == FORMAT and tensor.shape[0] % _ROWS:
             raise InputError(f"Edge-LLM hand-over: {name} has {tensor.shape[0]} rows; wanted a multiple of {_ROWS}")
 
 
 def linear_names(plan: ModelPlan) -> list[str]:
     """The weights of all layers' linears."""
     return [layer_name(i, part) for i in range(plan.spec.depth) for part in LINEARS.values()]
+
+
+def packed_names(plan: ModelPlan) -> list[str]:
+    """The weights of the linears that are INT4."""
+    linears = set(linear_names(plan))
+    return [tensor.name for tensor in plan.tensors if tensor.name in linears and tensor.format == FORMAT]
 
 
 def export_edge_llm(checkpoint: Checkpoint, directory: Path) -> None:
@@ -82,14 +90,14 @@ def export_edge_llm(checkpoint: Checkpoint, directory: Path) -> None:
     shards: dict[str, list[str]] = defaultdict(list)
     for name in checkpoint.names:
         shards[name.split(".")[2] if name.startswith("model.layers.") else "rest"].append(name)
-    linears, total = set(linear_names(plan)), 0
+    packed, total = set(packed_names(plan)), 0
     weight_map: dict[str, str] = {}
     with progress("Edge-LLM", len(shards)) as advance:
         for number, names in enumerate(shards.values(), start=1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             tensors: dict[str, NDArray[Any]] = {}
             for name in names:
-                tensors |= _tensors(checkpoint, name, packed=name in linears)
+                tensors |= _tensors(checkpoint, name, packed=name in packed)
             save_file(tensors, directory / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(tensors, file)
             total += sum(values.nbytes for values in tensors.values())
@@ -115,10 +123,10 @@ def verify_edge_llm(directory: Path, checkpoint: Checkpoint) -> None:
             found: NDArray[Any] = shard.get_tensor(key)
             return found
 
-    linears = set(linear_names(checkpoint.plan()))
+    packed = set(packed_names(checkpoint.plan()))
     for name in checkpoint.names:
         wanted = checkpoint.read(name)
-        if name in linears:
+        if name in packed:
             module = name.removesuffix(".weight")
             found = unpack_gptq({part: read(f"{module}.{part}") for part in _PARTS})
         else:

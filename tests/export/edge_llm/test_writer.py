@@ -121,9 +121,15 @@ def test_a_changed_nibble_is_found(made: tuple[Checkpoint, Path]) -> None:
         ("llama", lambda name: "trt_int4_64" if is_matrix(name) else "f32", {}, "embed_tokens.weight is trt_int4_64"),
         (
             "llama",
-            lambda name: "f16" if "down_proj" in name else formats(name),
+            lambda name: "q8_0" if "down_proj" in name else formats(name),
             {},
-            "down_proj.weight is f16; every linear must be trt_int4_128",
+            r"down_proj.weight is q8_0 with float inputs; wanted trt_int4_128 \(groups of 128\) or f16",
+        ),
+        (
+            "llama",
+            lambda name: "f16" if is_matrix(name) else "f32",
+            {},
+            "no linear is trt_int4_128",
         ),
         ("llama", formats, {"head_dim": 8}, "rows; wanted a multiple of 64"),
         ("gemma3", formats, {}, "only llama, qwen2 and qwen3"),
@@ -139,6 +145,16 @@ def test_what_the_loader_could_not_hold_is_refused(
     with pytest.raises(InputError, match=message):
         export_edge_llm(checkpoint, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_linear_may_stay_float16(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("qwen3", tmp_path, lambda name: "f16" if "o_proj" in name else formats(name))
+    (tmp_path / "out").mkdir()
+    export_edge_llm(checkpoint, tmp_path / "out")
+    tensors = stored(tmp_path / "out")
+    name = "model.layers.1.self_attn.o_proj"
+    assert f"{name}.qweight" not in tensors
+    np.testing.assert_array_equal(tensors[f"{name}.weight"], checkpoint.read(f"{name}.weight"))
 
 
 def test_the_command_writes_it_and_says_what_comes_next(tmp_path: Path) -> None:
