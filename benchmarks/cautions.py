@@ -46,6 +46,11 @@ def _waiting_share(environment: Environment) -> float | None:
     return (after.cpu_wait_seconds - before.cpu_wait_seconds) / elapsed
 
 
+def stand_in_cautions(stands_in: bool) -> list[str]:
+    """What a graph for TensorRT that ran on the processor says: nothing of a GPU."""
+    return ["ONNX Runtime ran a graph for TensorRT on the CPU: nothing of this is a GPU's speed"] if stands_in else []
+
+
 def repetition_cautions(decode_rates: Sequence[float]) -> list[str]:
     """What the repetitions say against themselves; ``decode_rates`` in tokens/s, in the order of time."""
     found = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.benchmarks.cautions import machine_cautions, repetition_cautions
+from edgepress.benchmarks.cautions import machine_cautions, repetition_cautions, stand_in_cautions
 from edgepress.benchmarks.launch import run_worker
 from edgepress.benchmarks.model_facts import ModelFacts, model_facts
 from edgepress.benchmarks.records import BenchRecord, DepthRecord, LlamaBenchRow, Scenario
@@ -47,7 +47,8 @@ def run_bench(model: ModelFile, scenario: Scenario, *, parameters: int | None = 
         result = run_worker(request, advance)
     environment = Environment(machine=read_machine(), before=before, after=read_state())
     shared = shared_columns(model, facts, result, environment, test_time)
-    return make_record(shared, model.file_bytes, scenario, result, environment)
+    record = make_record(shared, model.file_bytes, scenario, result, environment)
+    return msgspec.structs.replace(record, warnings=(*stand_in_cautions(model.stands_in), *record.warnings))
 
 
 def check_scenario(scenario: Scenario, limit: int, model: ModelFile) -> None:

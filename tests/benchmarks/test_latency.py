@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from checkpoints import write_checkpoint
+from standard_graphs import checkpoint, exported
 from tiny_models import CONTEXT
 
 from edgepress.benchmarks.compare import run_compare
@@ -17,7 +18,7 @@ from edgepress.benchmarks.model_facts import model_facts
 from edgepress.benchmarks.records import BenchRecord, Scenario
 from edgepress.errors import InputError
 from edgepress.export.gguf.writer import export_gguf
-from edgepress.runtime.locate import ModelFile
+from edgepress.runtime.locate import ModelFile, choose_model
 
 # The fields of one test in llama-bench's JSON, and the type of each (llama.cpp's tools/llama-bench, 2026-10).
 LLAMA_BENCH = """
@@ -168,3 +169,9 @@ def test_comparing_takes_turns_and_keeps_every_record(gguf: ModelFile) -> None:
     assert any("2 pairs" in warning for warning in result.warnings)
     with pytest.raises(InputError, match="context"):
         run_compare(gguf, gguf, Scenario(prompt=CONTEXT))
+
+
+def test_a_graph_for_tensorrt_on_the_cpu_is_not_taken_for_a_gpu(llama_dir: Path, tmp_path: Path) -> None:
+    model = choose_model(exported(checkpoint(llama_dir, tmp_path), tmp_path))
+    record = run_bench(model, Scenario(prompt=4, generate=2, repetitions=1, threads=1))
+    assert "nothing of this is a GPU's speed" in record.warnings[0]
