@@ -1,0 +1,129 @@
+"""A teacher's distributions on disk, so that it runs once however often a student reads the text.
+
+Cut into shards of whole windows. A shard is an entry of the cache, named by the digest of the teacher, of the shard's
+windows and of k: it appears whole or not at all, so that a killed run goes on after its last whole shard, and text that
+is added later costs only itself. Shards are mapped into memory when they are read.
+
+Record t of a window is the teacher's distribution *after* token t, of token t + 1; the last token has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgepress.artifact.cache import cached
+from edgepress.artifact.weights import WeightSource
+from edgepress.compress.distill.top_k import TEMPERATURES, Arrays, TopK, pack, shapes, unpack
+from edgepress.errors import InputError
+from edgepress.progress import progress
+
+_VERSION = 1
+_SHARD_TOKENS = 16384
+_TOKENS_AT_ONCE = 256  # of which all logits are held
+_WINDOW_TOKENS_AT_ONCE = 2048
+
+
+class TeacherCache:
+    """A teacher's k likeliest tokens and the rest, after every token of a text; what is missing is computed first.
+
+    Raises:
+        InputError: k is not within the vocabulary, or a shard on disk is damaged.
+    """
+
+    def __init__(self, teacher: WeightSource, windows: NDArray[np.int32], k: int) -> None:
+        """Open, and complete, the cache.
+
+        Args:
+            teacher: the model.
+            windows: token ids, int32, (samples, length), length at least 2.
+            k: likeliest tokens to keep.
+        """
+        vocab, (count, length) = teacher.spec.vocab, windows.shape
+        if not 0 < k <= vocab:
+            raise InputError(f"top_k: {k} tokens asked for, the teacher's vocabulary has {vocab}; take 1 to {vocab}")
+        self._records, self._k, self._vocab = length - 1, k, vocab
+        self._each = max(1, _SHARD_TOKENS // length)
+        writer = _Writer(teacher, k)
+        self._shards: list[Arrays] = []
+        with progress("teacher", count * length) as advance:
+            for start in range(0, count, self._each):
+                part = windows[start : start + self._each]
+                directory = cached("teacher", _key(teacher, part, k), partial(writer.write, part))
+                self._shards.append(self._open(directory, len(part)))
+                advance(part.size)
+
+    def read(self, window: int, counted: NDArray[np.bool_], temperature: float) -> TopK:
+        """The distributions of a window's records that ``counted``, bool, (length - 1,), selects.
+
+        Args:
+            window: its number in the text.
+            counted: which records.
+            temperature: one of ``TEMPERATURES``.
+        """
+        place, row = divmod(window, self._each)
+        rows = slice(row * self._records, (row + 1) * self._records)
+        return unpack({name: array[rows][counted] for name, array in self._shards[place].items()}, temperature)
+
+    def _open(self, directory: Path, windows: int) -> Arrays:
+        found: Arrays = {}
+        for name, (shape, kind) in shapes(windows * self._records, self._k, self._vocab).items():
+            path = directory / f"{name}.npy"
+            try:
+                found[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path}: damaged ({error}); remove {directory} and run the command again") from error
+            if found[name].shape != shape or found[name].dtype != kind:
+                raise InputError(
+                    f"{path}: has {found[name].dtype} {list(found[name].shape)}, wanted {kind} {list(shape)}; "
+                    f"remove {directory} and run the command again"
+                )
+        return found
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that the cache has no tails for.
+
+    Raises:
+        InputError: names those that it has.
+    """
+    if temperature not in TEMPERATURES:
+        known = ", ".join(f"{value:g}" for value in TEMPERATURES)
+        raise InputError(
+            f"temperature: {temperature:g} is not among those that a teacher's cache keeps tails for ({known}); "
+            "take one of them, or run the teacher alongside (top_k: 0)"
+        )
+
+
+class _Writer:
+    """Runs the teacher, which is loaded when the first shard is missing."""
+
+    def __init__(self, teacher: WeightSource, k: int) -> None:
+        self._teacher, self._k = teacher, k
+        self._model: Any = None
+
+    @torch.inference_mode()
+    def write(self, windows: NDArray[np.int32], directory: Path) -> None:
+        from edgepress.runtime.torch_reference import load_model
+
+        if self._model is None:
+            self._model = load_model(self._teacher)
+        each = max(1, _WINDOW_TOKENS_AT_ONCE // windows.shape[1])
+        parts: list[Arrays] = []
+        for batch in torch.from_numpy(windows.astype(np.int64)).split(each):
+            hidden = self._model.model(batch, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+            parts += [pack(self._model.lm_head(rows), self._k) for rows in hidden.split(_TOKENS_AT_ONCE)]
+        for name in parts[0]:
+            np.save(directory / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+
+
+def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int) -> str:
+    total = hashlib.sha256(repr((_VERSION, teacher.digest(), windows.shape, k, TEMPERATURES)).encode())
+    total.update(np.ascontiguousarray(windows, "<i4").tobytes())
+    return total.hexdigest()
