@@ -1,0 +1,99 @@
+"""What distillation can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgepress.compress.distill.hidden_states import Distance
+from edgepress.errors import InputError
+
+Weight = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Weights of the parts of the loss; a part of weight 0 costs nothing.
+
+    kl, reverse_kl, jsd   divergences from the teacher at ``temperature``; jsd with ``beta``
+    hard_labels           cross-entropy with the text's own tokens
+    hidden                distance of hidden states, ``hidden_distance``; falls linearly to 0 from two thirds of the run
+    """
+
+    kl: Weight = 1.0
+    reverse_kl: Weight = 0.0
+    jsd: Weight = 0.0
+    beta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    temperature: Positive = 1.0
+    hard_labels: Weight = 0.0
+    hidden: Weight = 0.0
+    hidden_distance: Distance = "mse"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anything but the text is learned from."""
+        return bool(self.kl or self.reverse_kl or self.jsd or self.hidden)
+
+    @property
+    def from_top_k(self) -> bool:
+        """Whether the teacher's cache has all that is needed."""
+        return not (self.reverse_kl or self.jsd or self.hidden)
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a student is trained.
+
+    tokens         to train on, in whole steps; the text is read again in another order when it is used up
+    length         of a window
+    batch_tokens   a step; gathered in pieces of ``piece_tokens``, which bounds the memory
+    top_k          tokens of the teacher's cache; 0 runs the teacher alongside
+    rate           the highest learning rate of AdamW, after ``warm_up``, a share of the steps, and before a cosine to 0
+    weight_decay   of matrices, not of gains and biases
+    checks         how often the held-out divergence is taken, evenly over the run
+    patience       checks without a better one before the run ends; 0 runs to the end
+    save_steps     steps between saved states
+    checkpointing  compute activations again in the backward pass rather than keep them
+    precision      auto multiplies in bfloat16 where the processor does so natively
+    seed           of the order of the text, of what is held out and of the projectors
+    """
+
+    tokens: Count = 1_000_000
+    length: Annotated[int, msgspec.Meta(ge=8)] = 256
+    batch_tokens: Count = 4096
+    piece_tokens: Count = 2048
+    top_k: Natural = 64
+    rate: Positive = 1e-3
+    warm_up: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05
+    weight_decay: Weight = 0.0
+    checks: Count = 10
+    patience: Natural = 0
+    save_steps: Count = 50
+    checkpointing: bool = False
+    precision: Literal["auto", "float32"] = "auto"
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows that a step reads."""
+        return max(1, self.batch_tokens // self.length)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return max(1, self.tokens // (self.windows_per_step * self.length))
+
+
+def check_loss(loss: Loss, training: Training) -> None:
+    """Refuse a loss without parts, and one that a cache of the teacher cannot give.
+
+    Raises:
+        InputError: says which field to change.
+    """
+    if not (loss.needs_teacher or loss.hard_labels):
+        raise InputError("loss: all weights are 0; give kl, reverse_kl, jsd, hard_labels or hidden a weight")
+    if training.top_k and not loss.from_top_k:
+        parts = ", ".join(name for name in ("reverse_kl", "jsd", "hidden") if getattr(loss, name))
+        raise InputError(f"loss: {parts} needs more of the teacher than a cache of its top_k; set top_k: 0")

@@ -1,0 +1,123 @@
+"""What a student is to learn at the tokens of a batch: from the teacher's cache, from the teacher itself, or nothing.
+
+Rows are the learned tokens of the batch in order. Logits that predict token t come from the states of token t - 1; the
+shift is made once, in :mod:`~edgepress.compress.distill.train`, and holds for both models.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgepress.compress.distill.config import Loss
+from edgepress.compress.distill.losses import jsd, kl, reverse_kl, sparse_kl
+from edgepress.compress.distill.teacher_cache import TeacherCache
+from edgepress.compress.distill.top_k import TopK
+
+States = tuple[torch.Tensor, ...]
+
+
+class Batch(Protocol):
+    """The teacher's word on some windows."""
+
+    @property
+    def states(self) -> States:
+        """States after each of the teacher's layers, (samples, length, hidden); empty where they are not known."""
+
+    def divergence(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Weighted divergences of the student's logits, (rows, vocabulary), at some of the learned tokens, (rows,)."""
+
+
+class Targets(Protocol):
+    """Where batches come from."""
+
+    def batch(self, windows: NDArray[np.intp], tokens: torch.Tensor, learned: torch.Tensor) -> Batch:
+        """The teacher's word on windows.
+
+        Args:
+            windows: their numbers in the training text, (samples,).
+            tokens: their ids, int64, (samples, length).
+            learned: whether the token *after* each is learned, bool, (samples, length - 1).
+        """
+
+
+class TextOnly:
+    """No teacher: the text's own tokens are all there is to learn."""
+
+    states: States = ()
+
+    def batch(self, windows: NDArray[np.intp], tokens: torch.Tensor, learned: torch.Tensor) -> Batch:
+        """See :class:`Targets`."""
+        return self
+
+    def divergence(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Nothing."""
+        return logits.new_zeros(len(logits))
+
+
+class CachedTargets:
+    """From a cache: the teacher need not be in memory."""
+
+    def __init__(self, cache: TeacherCache, loss: Loss) -> None:
+        self._cache, self._loss = cache, loss
+
+    def batch(self, windows: NDArray[np.intp], tokens: torch.Tensor, learned: torch.Tensor) -> Batch:
+        """See :class:`Targets`."""
+        read = [
+            self._cache.read(int(window), counted, self._loss.temperature)
+            for window, counted in zip(windows, learned.numpy(), strict=True)
+        ]
+        return _CachedBatch(TopK(*(torch.cat(parts) for parts in zip(*read, strict=True))), self._loss)
+
+
+class _CachedBatch:
+    states: States = ()
+
+    def __init__(self, top_k: TopK, loss: Loss) -> None:
+        self._top_k, self._loss = top_k, loss
+
+    def divergence(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
+        ids, log_probs, log_tail = (part[rows] for part in self._top_k)
+        return self._loss.kl * sparse_kl(logits, ids, log_probs, log_tail, self._loss.temperature)
+
+
+class TeacherAlongside:
+    """The teacher runs on every batch; always in evaluation mode and in float32."""
+
+    def __init__(self, teacher: Any, loss: Loss) -> None:
+        """Take a teacher.
+
+        Args:
+            teacher: transformers' causal language model.
+            loss: which divergences are wanted.
+        """
+        self._teacher, self._loss = teacher.eval(), loss
+
+    @torch.no_grad()
+    def batch(self, windows: NDArray[np.intp], tokens: torch.Tensor, learned: torch.Tensor) -> Batch:
+        """See :class:`Targets`."""
+        output = self._teacher.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
+        final = output.last_hidden_state[:, :-1][learned]
+        states = output.hidden_states[1:] if self._loss.hidden else ()
+        return _LiveBatch(final, self._teacher.lm_head.weight, states, self._loss)
+
+
+class _LiveBatch:
+    def __init__(self, final: torch.Tensor, head: torch.Tensor, states: States, loss: Loss) -> None:
+        self._final, self._head, self.states, self._loss = final, head, states, loss
+
+    def divergence(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
+        loss = self._loss
+        with torch.no_grad():
+            teacher = self._final[rows] @ self._head.T
+        total = logits.new_zeros(len(logits))
+        if loss.kl:
+            total = total + loss.kl * kl(logits, teacher, loss.temperature)
+        if loss.reverse_kl:
+            total = total + loss.reverse_kl * reverse_kl(logits, teacher, loss.temperature)
+        if loss.jsd:
+            total = total + loss.jsd * jsd(logits, teacher, loss.temperature, loss.beta)
+        return total

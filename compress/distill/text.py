@@ -1,0 +1,208 @@
+"""Text to train on: files cut into windows of tokens, with a mask of the tokens that are to be learned.
+
+    *.txt                   one document, all of it learned
+    *.jsonl {"text"}        a document a line, all of it learned
+    *.jsonl {"messages"}    a conversation a line, in the tokenizer's chat template; learned are the assistant's words
+                            and the token that ends them
+
+Documents are packed end to end, so that no window holds padding: a window may begin within one document and end within
+another, and attention sees both. After a document of text comes the token that ends an answer, where there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.artifact.files import sha256_file
+from edgepress.compress.calibrate.overlap import refuse_overlap
+from edgepress.compress.calibrate.tokens import read_text, require_file
+from edgepress.errors import InputError
+from edgepress.runtime.text import TextCodec
+
+_HELD_OUT_TOKENS = 4096
+_HELD_OUT_SHARE = 8
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Text:
+    """Windows of a text.
+
+    tokens    int32, (samples, length)
+    learned   bool, (samples, length): whether a token is one to be predicted; of the first in a window it says nothing
+    """
+
+    tokens: NDArray[np.int32]
+    learned: NDArray[np.bool_]
+
+    def __getitem__(self, chosen: Any) -> Text:
+        """Some of the windows."""
+        return Text(self.tokens[chosen], self.learned[chosen])
+
+
+class Document(NamedTuple):
+    """Token ids, and which of them are learned."""
+
+    tokens: list[int]
+    learned: list[bool]
+
+
+def read_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> Text:
+    """All windows of the files, in order; what does not fill the last one is not used.
+
+    Raises:
+        InputError: a file cannot be read or has a line that is neither; there are fewer than two windows, or none has
+            anything to learn.
+    """
+    tokens: list[int] = []
+    learned: list[bool] = []
+    for name in files:
+        require_file("text", name)
+        for document in _documents(codec, Path(name)):
+            tokens += document.tokens
+            learned += document.learned
+    count = len(tokens) // length
+    if count < 2:
+        raise InputError(
+            f"text: {len(tokens)} tokens in {', '.join(files)}, two windows of {length} need {2 * length}; "
+            "give more text or a smaller length"
+        )
+    text = Text(
+        np.asarray(tokens[: count * length], np.int32).reshape(count, length),
+        np.asarray(learned[: count * length], np.bool_).reshape(count, length),
+    )
+    useful = text[text.learned[:, 1:].any(1)]
+    if len(useful.tokens) < 2:
+        raise InputError(f"text: no words of the assistant in {', '.join(files)}; there is nothing to learn")
+    return useful
+
+
+def split(text: Text, seed: int) -> tuple[Text, Text]:
+    """What is trained on, and what is held out: an eighth of the windows, 4096 tokens at the most, drawn."""
+    count, length = text.tokens.shape
+    wanted = max(1, min(count // _HELD_OUT_SHARE, _HELD_OUT_TOKENS // length))
+    drawn = np.zeros(count, np.bool_)
+    drawn[np.random.default_rng((seed, 0)).permutation(count)[:wanted]] = True
+    return text[~drawn], text[drawn]
+
+
+def held_out_windows(codec: TextCodec, files: tuple[str, ...], training: tuple[str, ...], length: int) -> Text:
+    """Windows of files that nothing is trained on, 4096 tokens at the most.
+
+    Raises:
+        InputError: as :func:`read_windows`, or they share a run of words with the training text.
+    """
+    text = read_windows(codec, files, length)
+    refuse_overlap([_words(name) for name in training], [_words(name) for name in files], "hold out part of one text")
+    return text[: max(2, _HELD_OUT_TOKENS // length)]
+
+
+def text_digest(files: tuple[str, ...]) -> str:
+    """Changes with the content of any file, and with how it is cut."""
+    return hashlib.sha256(repr((_VERSION, [sha256_file(Path(name)) for name in files])).encode()).hexdigest()
+
+
+def _documents(codec: TextCodec, path: Path) -> Iterator[Document]:
+    if path.suffix != ".jsonl":
+        yield _plain(codec, read_text(path), end=False)
+        return
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            yield _from_line(codec, line, f"{path}:{number}")
+
+
+def _from_line(codec: TextCodec, line: str, where: str) -> Document:
+    entry = _entry(line, where)
+    if "messages" in entry:
+        return conversation(codec, entry["messages"], where)
+    return _plain(codec, entry["text"], end=True)
+
+
+def _entry(line: str, where: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
+    if isinstance(entry, dict):
+        messages = entry.get("messages")
+        if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+            return entry
+        if messages is None and isinstance(entry.get("text"), str):
+            return entry
+    raise InputError(f'{where}: wanted {{"text": "…"}} or {{"messages": [{{"role": "…", "content": "…"}}, …]}}')
+
+
+def _is_message(message: object) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def _plain(codec: TextCodec, text: str, *, end: bool) -> Document:
+    opening = [] if codec.bos is None else [codec.bos]
+    ending = sorted(codec.stop_ids)[:1] if end else []
+    words = codec.encode(text, special=False)
+    return Document([*opening, *words, *ending], [False] * len(opening) + [True] * (len(words) + len(ending)))
+
+
+def conversation(codec: TextCodec, messages: list[dict[str, str]], where: str) -> Document:
+    """A conversation in the chat template, the assistant's words learned, and the token that ends each turn of them.
+
+    What the template puts before an answer, and after its end, is not learned: at run time it is given.
+
+    Raises:
+        InputError: there is no template, or it does not write a turn the same once another follows.
+    """
+    if codec.template is None:
+        raise InputError(f"{where}: a conversation, and the tokenizer has no chat template; give texts instead")
+    document, written = Document([], []), ""
+    for place, message in enumerate(messages):
+        if message["role"] == "assistant":
+            opened = codec.render(messages[:place], answer=True)
+            answered = codec.render(messages[: place + 1], answer=False)
+            _append(document, codec.encode(_after(written, opened, where), special=False), learned=False)
+            _append_answer(document, codec, _after(opened, answered, where))
+            written = answered
+    rest = _after(written, codec.render(messages, answer=False), where)
+    _append(document, codec.encode(rest, special=False), learned=False)
+    return document
+
+
+def _after(beginning: str, whole: str, where: str) -> str:
+    if not whole.startswith(beginning):
+        raise InputError(
+            f"{where}: the chat template writes earlier turns anew when another follows, so that the assistant's words "
+            "cannot be told apart; give each answer as a conversation that ends with it"
+        )
+    return whole[len(beginning) :]
+
+
+def _append(document: Document, tokens: list[int], *, learned: bool) -> None:
+    document.tokens.extend(tokens)
+    document.learned.extend([learned] * len(tokens))
+
+
+def _append_answer(document: Document, codec: TextCodec, answer: str) -> None:
+    tokens = codec.encode(answer, special=False)
+    ends = [place for place, token in enumerate(tokens) if token in codec.stop_ids]
+    length = ends[0] + 1 if ends else len(tokens)
+    _append(document, tokens[:length], learned=True)
+    _append(document, tokens[length:], learned=False)
+
+
+def _words(name: str) -> str:
+    """The words of a file, without JSON around them."""
+    text = read_text(Path(name))
+    if not name.endswith(".jsonl"):
+        return text
+    entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return "\n".join(
+        entry["text"] if "text" in entry else "\n".join(message["content"] for message in entry["messages"])
+        for entry in entries
+    )

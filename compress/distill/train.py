@@ -1,0 +1,235 @@
+"""The trainer: one student, composable losses, any of the three sources of targets.
+
+    L = Σ divergences + w_hard · CE + w_hidden(step) · L_hidden          means over the learned tokens of a step
+    w_hidden(step) = w_hidden · min(1, 3 (1 - step / steps))
+
+AdamW (arXiv 1711.05101) with a linear warm-up and a cosine decay to zero, gradients clipped to norm 1. A step gathers
+gradients over pieces of the batch. Everything but parameters and moments is a function of the step and the seed, so
+that a run that is killed and started again has the loss curve, to the bit, of one that was not. What comes back is the
+state of the best held-out divergence, the start included.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgepress.compress.calibrate.self_generate import has_native_bfloat16
+from edgepress.compress.distill.config import Loss, Training
+from edgepress.compress.distill.hidden_states import Projectors, hidden_state_loss, uniform_pairs
+from edgepress.compress.distill.losses import hard_label_cross_entropy
+from edgepress.compress.distill.targets import Batch, Targets
+from edgepress.compress.distill.text import Text
+from edgepress.compress.distill.through_head import mean_loss
+from edgepress.compress.distill.trainer_state import Check, Progress, Tensors, TrainerState
+from edgepress.progress import progress as progress_bar
+from edgepress.progress import say
+
+_BETAS = (0.9, 0.95)
+_LARGEST_NORM = 1.0
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Trainer:
+    """A student in training, in memory."""
+
+    def __init__(
+        self, student: Any, targets: Targets, text: Text, loss: Loss, training: Training, teacher_size: tuple[int, int]
+    ) -> None:
+        """Take a student; its parameters are trained in place.
+
+        Args:
+            student: transformers' causal language model, float32.
+            targets: what to learn at the tokens of ``text``.
+            text: to train on.
+            loss: what counts.
+            training: how.
+            teacher_size: depth and width of the teacher, for hidden states.
+        """
+        self._student, self._targets, self._text = student.eval(), targets, text
+        self._loss, self._training = loss, training
+        self._tokens = torch.from_numpy(text.tokens.astype(np.int64))
+        self._learned = torch.from_numpy(text.learned[:, 1:])
+        config = student.config
+        pairs = uniform_pairs(config.num_hidden_layers, teacher_size[0]) if loss.hidden else ()
+        self._projectors = Projectors(pairs, config.hidden_size, teacher_size[1], training.seed)
+        student.requires_grad_(True)
+        if training.checkpointing:
+            _keep_no_activations(student)
+        self._optimizer = self._adamw()
+
+    def train(self, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
+        """Train to the end, from the saved state where there is one; the student ends in its best state.
+
+        Args:
+            state: where the run is saved.
+            held_out: divergence of the student as it is.
+        """
+        run = self._resume(state) or self._check(Progress(), state, held_out)
+        steps, started, first = self._training.steps, time.monotonic(), run.steps
+        checks = {round(steps * (part + 1) / self._training.checks) for part in range(self._training.checks)}
+        with progress_bar("distil", steps) as advance:
+            advance(first)
+            while run.steps < steps and not self._should_stop(run):
+                run = Progress(losses=(*run.losses, self.step(run.steps)), checks=run.checks)
+                advance(1)
+                if run.steps in checks:
+                    run = self._check(run, state, held_out)
+                    rate = (run.steps - first) * self._step_tokens / max(time.monotonic() - started, 1e-9)
+                    say(_words(run, steps, rate))
+                if run.steps % self._training.save_steps == 0 or run.steps == steps:
+                    state.save(run, self._tensors())
+        self._restore(state.load_best(run))
+        return run
+
+    def step(self, number: int) -> float:
+        """One step of the optimizer; the loss in nats per learned token, before it.
+
+        Args:
+            number: of the step, from 0; gives the text and the rates.
+        """
+        windows = order(number, self._training.windows_per_step, len(self._tokens), self._training.seed)
+        pieces = np.array_split(windows, -(-len(windows) * self._training.length // self._training.piece_tokens))
+        learned = int(self._learned[torch.from_numpy(windows)].sum())
+        total = 0.0
+        for piece in (piece for piece in pieces if len(piece)):
+            total += self._backward(piece, learned, number)
+        torch.nn.utils.clip_grad_norm_(self._parameters().values(), _LARGEST_NORM)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._training.rate * rate_factor(number, self._training.steps, self._training.warm_up)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total
+
+    @property
+    def _step_tokens(self) -> int:
+        return self._training.windows_per_step * self._training.length
+
+    def _backward(self, windows: NDArray[np.intp], learned_in_step: int, number: int) -> float:
+        """Gather the gradients of one piece; its part of the step's loss."""
+        tokens, learned = self._tokens[torch.from_numpy(windows)], self._learned[torch.from_numpy(windows)]
+        batch = self._targets.batch(windows, tokens, learned)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16()):
+            output = self._student.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
+        # The token after a state is what the state is to predict.
+        hidden, labels = output.last_hidden_state.float()[:, :-1][learned], tokens[:, 1:][learned]
+        # The head stays in float32: a logit of 20 in bfloat16 is off by 0.06.
+        loss = mean_loss(hidden, self._student.lm_head.weight, self._of_logits(batch, labels))
+        if weight := self._loss.hidden * hidden_weight(number, self._training.steps):
+            ours = [state.float()[:, :-1] for state in output.hidden_states[1:]]
+            theirs = [state[:, :-1] for state in batch.states]
+            distance = self._loss.hidden_distance
+            loss = loss + weight * hidden_state_loss(ours, theirs, learned, self._projectors, distance)
+        loss = loss * (len(hidden) / learned_in_step)
+        torch.autograd.backward(loss)
+        return float(loss.detach())
+
+    def _of_logits(self, batch: Batch, labels: torch.Tensor) -> Callable[[torch.Tensor, slice], torch.Tensor]:
+        def loss(logits: torch.Tensor, rows: slice) -> torch.Tensor:
+            total = batch.divergence(logits, rows)
+            if self._loss.hard_labels:
+                total = total + self._loss.hard_labels * hard_label_cross_entropy(logits, labels[rows])
+            return total
+
+        return loss
+
+    def _in_bfloat16(self) -> bool:
+        return self._training.precision == "auto" and has_native_bfloat16()
+
+    def _check(self, run: Progress, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
+        check = Check(run.steps, run.steps * self._step_tokens, held_out(self._student))
+        if not math.isfinite(check.held_out_kl):
+            raise FloatingPointError(f"the held-out divergence is {check.held_out_kl} after {run.steps} steps")
+        checked = Progress(losses=run.losses, checks=(*run.checks, check))
+        if checked.best is check:
+            state.save_best(checked, {name: _numpy(value) for name, value in self._parameters().items()})
+        return checked
+
+    def _should_stop(self, run: Progress) -> bool:
+        return 0 < self._training.patience <= run.stale
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        named = dict(self._student.named_parameters())
+        return named | {f"projectors.{name}": value for name, value in self._projectors.named_parameters()}
+
+    def _adamw(self) -> torch.optim.AdamW:
+        parameters = self._parameters().values()
+        matrices = [value for value in parameters if value.dim() > 1]
+        vectors = [value for value in parameters if value.dim() == 1]
+        groups = [
+            {"params": matrices, "weight_decay": self._training.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self._training.rate, betas=_BETAS)
+
+    def _tensors(self) -> Tensors:
+        found = {name: _numpy(value) for name, value in self._parameters().items()}
+        for name, value in self._parameters().items():
+            found |= {f"{name}|{moment}": _numpy(self._optimizer.state[value][moment]) for moment in _MOMENTS}
+        return found
+
+    def _resume(self, state: TrainerState) -> Progress | None:
+        saved = state.load()
+        if saved is None:
+            return None
+        run, tensors = saved
+        self._restore(tensors)
+        for name, value in self._parameters().items():
+            moments: dict[str, Any] = {moment: torch.from_numpy(tensors[f"{name}|{moment}"]) for moment in _MOMENTS}
+            self._optimizer.state[value] = moments | {"step": torch.tensor(float(run.steps))}
+        say(f"training goes on after step {run.steps}")
+        return run
+
+    @torch.no_grad()
+    def _restore(self, tensors: Tensors) -> None:
+        for name, value in self._parameters().items():
+            value.copy_(torch.from_numpy(tensors[name]))
+
+
+def order(step: int, each: int, count: int, seed: int) -> NDArray[np.intp]:
+    """The windows of a step, (each,): every one once before any comes again, then in another order."""
+    places = np.arange(step * each, (step + 1) * each)
+    rounds = {
+        turn: np.random.default_rng((seed, 1, turn)).permutation(count) for turn in set((places // count).tolist())
+    }
+    return np.array([rounds[int(place) // count][int(place) % count] for place in places], np.intp)
+
+
+def rate_factor(step: int, steps: int, warm_up: float) -> float:
+    """Share of the highest learning rate: linear up over ``warm_up`` of the steps, then a cosine to zero."""
+    warm = max(1, round(warm_up * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def hidden_weight(step: int, steps: int) -> float:
+    """Share of the hidden states' weight: all of it for two thirds of the run, then falling linearly to zero."""
+    return min(1.0, 3 * (1 - step / steps))
+
+
+def _keep_no_activations(student: Any) -> None:
+    """Layers take part in checkpointing only in training mode; what is inside stays without dropout."""
+    student.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in student.model.layers:
+        layer.training = True
+
+
+def _numpy(value: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = value.detach().numpy()
+    return array
+
+
+def _words(run: Progress, steps: int, rate: float) -> str:
+    check = run.checks[-1]
+    return (
+        f"step {run.steps} of {steps}, {check.tokens:,} tokens: loss {run.losses[-1]:.4f}, "
+        f"held-out divergence {check.held_out_kl:.4f}, {rate:,.0f} tokens/s"
+    )

@@ -1,0 +1,123 @@
+"""The state of a training run on disk, so that a run that was killed goes on as if nothing had happened.
+
+    step-00000150/   progress.json, state.safetensors: parameters and both moments of Adam after so many steps
+    best-00000120/   best.safetensors: parameters of the best check so far
+
+A state appears whole, by a rename, before the one that it replaces is removed: at every moment the newest of those that
+are there is a good one. The order of the text and the learning rate follow from the step and the seed, and need no
+saving.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from edgepress.artifact.files import atomic_directory
+from edgepress.errors import InputError
+
+Tensors = dict[str, NDArray[np.float32]]
+_PROGRESS, _STATE, _BEST = "progress.json", "state.safetensors", "best.safetensors"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """The held-out divergence in nats per token after some steps."""
+
+    step: int
+    tokens: int
+    held_out_kl: float
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run has come: the training loss of each step, and the checks."""
+
+    losses: tuple[float, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return len(self.losses)
+
+    @property
+    def best(self) -> Check:
+        """The check with the smallest divergence; the first of equal ones."""
+        return min(self.checks, key=lambda check: check.held_out_kl)
+
+    @property
+    def stale(self) -> int:
+        """Checks since the best one."""
+        return len(self.checks) - 1 - self.checks.index(self.best)
+
+
+class TrainerState:
+    """The states of one run, below a directory of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def save(self, progress: Progress, tensors: Tensors) -> None:
+        """Save a state; those before it, and best ones that are so no longer, go."""
+        final = self._step(progress.steps)
+        with atomic_directory(final) as working:
+            save_file(tensors, working / _STATE)
+            (working / _PROGRESS).write_bytes(msgspec.json.encode(progress))
+        self._remove_all_but((final, self._of_best(progress)))
+
+    def load(self) -> tuple[Progress, Tensors] | None:
+        """The newest state, or None where there is none.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        states = sorted(self._root.glob("step-*"))
+        if not states:
+            return None
+        try:
+            progress = msgspec.json.decode((states[-1] / _PROGRESS).read_bytes(), type=Progress)
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise _damaged(states[-1], error) from error
+        return progress, _load(states[-1] / _STATE)
+
+    def save_best(self, progress: Progress, parameters: Tensors) -> None:
+        """Save the parameters of the best check, which is the last one."""
+        with atomic_directory(self._of_best(progress)) as working:
+            save_file(parameters, working / _BEST)
+
+    def load_best(self, progress: Progress) -> Tensors:
+        """The parameters of the best check.
+
+        Raises:
+            InputError: they are damaged.
+        """
+        return _load(self._of_best(progress) / _BEST)
+
+    def _step(self, steps: int) -> Path:
+        return self._root / f"step-{steps:08d}"
+
+    def _of_best(self, progress: Progress) -> Path:
+        return self._root / f"best-{progress.best.step:08d}"
+
+    def _remove_all_but(self, kept: Iterable[Path]) -> None:
+        for path in set(self._root.iterdir()) - set(kept):
+            shutil.rmtree(path)
+
+
+def _load(path: Path) -> Tensors:
+    try:
+        tensors: dict[str, Any] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+    return tensors
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: damaged training state ({error}); remove {path.parent} to train from the start")
