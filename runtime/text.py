@@ -42,6 +42,11 @@ class TextCodec:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token → id, added tokens included."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
+    @property
     def bos(self) -> int | None:
         """The token that this tokenizer puts before every text, if any."""
         ids = self.encode("a", special=True)

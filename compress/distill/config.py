@@ -14,6 +14,8 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)  # that a teacher's cache knows the tails at
+
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Weights of the parts of the loss; a part of weight 0 costs nothing.
@@ -36,6 +38,11 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def needs_teacher(self) -> bool:
         """Whether anything but the text is learned from."""
         return bool(self.kl or self.reverse_kl or self.jsd or self.hidden)
+
+    @property
+    def of_logits(self) -> bool:
+        """Whether any part needs the student's logits."""
+        return bool(self.kl or self.reverse_kl or self.jsd or self.hard_labels)
 
     @property
     def from_top_k(self) -> bool:
@@ -73,7 +80,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     save_steps: Count = 50
     checkpointing: bool = False
     precision: Literal["auto", "float32"] = "auto"
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
 
     @property
     def windows_per_step(self) -> int:
@@ -86,14 +93,28 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return max(1, self.tokens // (self.windows_per_step * self.length))
 
 
-def check_loss(loss: Loss, training: Training) -> None:
+def check_loss(loss: Loss, training: Training, vocab: int) -> None:
     """Refuse a loss without parts, and one that a cache of the teacher cannot give.
+
+    Args:
+        loss, training: what was asked for.
+        vocab: tokens of the teacher's vocabulary.
 
     Raises:
         InputError: says which field to change.
     """
     if not (loss.needs_teacher or loss.hard_labels):
         raise InputError("loss: all weights are 0; give kl, reverse_kl, jsd, hard_labels or hidden a weight")
-    if training.top_k and not loss.from_top_k:
+    if not training.top_k or not loss.needs_teacher:
+        return
+    if not loss.from_top_k:
         parts = ", ".join(name for name in ("reverse_kl", "jsd", "hidden") if getattr(loss, name))
-        raise InputError(f"loss: {parts} needs more of the teacher than a cache of its top_k; set top_k: 0")
+        raise InputError(f"loss: {parts} needs more of the teacher than a cache of its top_k; set train.top_k: 0")
+    if training.top_k > vocab:
+        raise InputError(f"train.top_k: {training.top_k}, and the teacher's vocabulary has {vocab}; take that or less")
+    if loss.temperature not in TEMPERATURES:
+        known = ", ".join(f"{value:g}" for value in TEMPERATURES)
+        raise InputError(
+            f"loss.temperature: {loss.temperature:g} is not among those that a teacher's cache keeps tails for "
+            f"({known}); take one of them, or run the teacher alongside (train.top_k: 0)"
+        )

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.cache import cached
 from edgepress.artifact.weights import WeightSource
-from edgepress.compress.distill.top_k import TEMPERATURES, Arrays, TopK, pack, shapes, unpack
+from edgepress.compress.distill.config import TEMPERATURES
+from edgepress.compress.distill.top_k import Arrays, TopK, pack, shapes, unpack
 from edgepress.errors import InputError
 from edgepress.progress import progress
 
@@ -34,7 +35,7 @@ class TeacherCache:
     """A teacher's k likeliest tokens and the rest, after every token of a text; what is missing is computed first.
 
     Raises:
-        InputError: k is not within the vocabulary, or a shard on disk is damaged.
+        InputError: a shard on disk is damaged.
     """
 
     def __init__(self, teacher: WeightSource, windows: NDArray[np.int32], k: int) -> None:
@@ -43,11 +44,9 @@ class TeacherCache:
         Args:
             teacher: the model.
             windows: token ids, int32, (samples, length), length at least 2.
-            k: likeliest tokens to keep.
+            k: likeliest tokens to keep, no more than the vocabulary has.
         """
         vocab, (count, length) = teacher.spec.vocab, windows.shape
-        if not 0 < k <= vocab:
-            raise InputError(f"top_k: {k} tokens asked for, the teacher's vocabulary has {vocab}; take 1 to {vocab}")
         self._records, self._k, self._vocab = length - 1, k, vocab
         self._each = max(1, _SHARD_TOKENS // length)
         writer = _Writer(teacher, k)
@@ -85,20 +84,6 @@ class TeacherCache:
                     f"remove {directory} and run the command again"
                 )
         return found
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that the cache has no tails for.
-
-    Raises:
-        InputError: names those that it has.
-    """
-    if temperature not in TEMPERATURES:
-        known = ", ".join(f"{value:g}" for value in TEMPERATURES)
-        raise InputError(
-            f"temperature: {temperature:g} is not among those that a teacher's cache keeps tails for ({known}); "
-            "take one of them, or run the teacher alongside (top_k: 0)"
-        )
 
 
 class _Writer:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)
+from edgepress.compress.distill.config import TEMPERATURES
+
 _LOWEST = -1e4  # float16 ends at -65504; the exponential of this is 0 in any precision
 
 Arrays = dict[str, NDArray[Any]]

@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from edgepress.compress.calibrate.self_generate import has_native_bfloat16
 from edgepress.compress.distill.config import Loss, Training
@@ -29,6 +31,7 @@ from edgepress.compress.distill.targets import Batch, Targets
 from edgepress.compress.distill.text import Text
 from edgepress.compress.distill.through_head import mean_loss
 from edgepress.compress.distill.trainer_state import Check, Progress, Tensors, TrainerState
+from edgepress.errors import EdgepressError
 from edgepress.progress import progress as progress_bar
 from edgepress.progress import say
 
@@ -121,7 +124,9 @@ class Trainer:
         # The token after a state is what the state is to predict.
         hidden, labels = output.last_hidden_state.float()[:, :-1][learned], tokens[:, 1:][learned]
         # The head stays in float32: a logit of 20 in bfloat16 is off by 0.06.
-        loss = mean_loss(hidden, self._student.lm_head.weight, self._of_logits(batch, labels))
+        loss = torch.zeros(())
+        if self._loss.of_logits:
+            loss = mean_loss(hidden, self._student.lm_head.weight, self._of_logits(batch, labels))
         if weight := self._loss.hidden * hidden_weight(number, self._training.steps):
             ours = [state.float()[:, :-1] for state in output.hidden_states[1:]]
             theirs = [state[:, :-1] for state in batch.states]
@@ -146,7 +151,10 @@ class Trainer:
     def _check(self, run: Progress, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
         check = Check(run.steps, run.steps * self._step_tokens, held_out(self._student))
         if not math.isfinite(check.held_out_kl):
-            raise FloatingPointError(f"the held-out divergence is {check.held_out_kl} after {run.steps} steps")
+            raise EdgepressError(
+                f"training diverged: the held-out divergence is {check.held_out_kl} after {run.steps} steps; "
+                "lower the rate"
+            )
         checked = Progress(losses=run.losses, checks=(*run.checks, check))
         if checked.best is check:
             state.save_best(checked, {name: _numpy(value) for name, value in self._parameters().items()})
@@ -216,10 +224,9 @@ def hidden_weight(step: int, steps: int) -> float:
 
 
 def _keep_no_activations(student: Any) -> None:
-    """Layers take part in checkpointing only in training mode; what is inside stays without dropout."""
-    student.gradient_checkpointing_enable({"use_reentrant": False})
+    """Layers compute what is inside them again in the backward pass, of which they keep their inputs alone."""
     for layer in student.model.layers:
-        layer.training = True
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def _numpy(value: torch.Tensor) -> NDArray[np.float32]:

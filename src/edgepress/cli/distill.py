@@ -1,0 +1,64 @@
+"""The command that trains: distill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edgepress.cli.app import Json, app, print_json
+from edgepress.errors import InputError
+
+Texts = Annotated[
+    list[str], typer.Option("--text", help="Text file, or JSONL of {text} or {messages}; may be given more than once.")
+]
+Sizes = Annotated[
+    Path | None, typer.Option("--start", help="JSON of sizes: a smaller student that starts from the teacher.")
+]
+SelectName = Annotated[
+    str, typer.Option("--select", help="What --start takes: importance, uniform or random (numbers, for comparison).")
+]
+
+
+@app.command()
+def distill(
+    teacher: Annotated[str, typer.Option("--teacher", "-t", help="The model to learn from, named like a STUDENT.")],
+    text: Texts,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output directory: the student, a Hugging Face model.")],
+    student: Annotated[str | None, typer.Option("--student", "-s", help="The student to train.")] = None,
+    start: Sizes = None,
+    select: SelectName = "importance",
+    held_out: Annotated[list[str] | None, typer.Option("--held-out", help="Text to judge by.")] = None,
+    settings: Annotated[Path | None, typer.Option("--settings", help="YAML with sections loss and train.")] = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Train on this many.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of the order of the text and what is held out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a student, or heal one, towards a teacher's next-token distributions."""
+    from edgepress.compress.student.open import open_student
+    from edgepress.pipeline import distill as pipeline
+
+    if (student is None) == (start is None):
+        raise InputError("give --student, a model to train, or --start, the sizes of one that starts from the teacher")
+    chosen = pipeline.read_settings(settings) if settings else pipeline.Settings()
+    changes = {name: value for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
+    job = pipeline.Job(
+        text=tuple(text),
+        held_out=tuple(held_out or ()),
+        settings=msgspec.structs.replace(chosen, train=msgspec.structs.replace(chosen.train, **changes)),
+        sizes=pipeline.read_start(start) if start else None,
+        select=pipeline.select_named(select),
+    )
+    record = pipeline.distill(open_student(teacher), open_student(student) if student else None, job, out)
+    if json:
+        print_json(record)
+        return
+    print(f"student: {out}  {record.parameters:,} parameters, {record.training_tokens:,} tokens")
+    print(
+        f"held-out divergence from the teacher: {record.checks[0].held_out_kl:.4f} at the start, "
+        f"{record.best.held_out_kl:.4f} after {record.best.tokens:,} tokens"
+    )

@@ -1,0 +1,246 @@
+"""The trainer: its loss against brute force, pieces and sources of targets that must not matter, and what it keeps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
+from tiny_models import make_model_dir
+
+from edgepress.compress.distill.config import Loss, Training, check_loss
+from edgepress.compress.distill.held_out import HeldOut
+from edgepress.compress.distill.targets import CachedTargets, Targets, TeacherAlongside, TextOnly
+from edgepress.compress.distill.teacher_cache import TeacherCache
+from edgepress.compress.distill.text import Text
+from edgepress.compress.distill.train import Trainer, hidden_weight, order, rate_factor
+from edgepress.compress.distill.trainer_state import Progress, TrainerState
+from edgepress.compress.student.open import open_student
+from edgepress.compress.student.student import Student
+from edgepress.errors import InputError
+from edgepress.runtime.torch_reference import load_model
+
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
+LENGTH, COUNT = 16, 10
+TRAINING = Training(
+    tokens=6 * 4 * LENGTH,
+    length=LENGTH,
+    batch_tokens=4 * LENGTH,
+    piece_tokens=4 * LENGTH,
+    precision="float32",
+    checks=3,
+    save_steps=2,
+)
+
+
+def changed(**options: Any) -> Training:
+    return msgspec.structs.replace(TRAINING, **options)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Student:
+    return open_student(str(make_model_dir("llama", tmp_path_factory.mktemp("t") / "teacher", num_hidden_layers=4)))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
+    directory = tmp_path_factory.mktemp("s") / "student"
+    return open_student(str(make_model_dir("llama", directory, seed=1, hidden_size=32, head_dim=8)))
+
+
+def text(seed: int = 0, count: int = COUNT) -> Text:
+    """Windows of which about two thirds of the tokens are learned."""
+    rng = np.random.default_rng(seed)
+    learned = rng.random((count, LENGTH)) < 0.66
+    learned[:, 1] = True
+    return Text(rng.integers(4, 300, (count, LENGTH)).astype(np.int32), learned)
+
+
+def alongside(teacher: Student, loss: Loss) -> Targets:
+    return TeacherAlongside(load_model(teacher), loss)
+
+
+def trainer(
+    teacher: Student, student: Student, loss: Loss, training: Training = TRAINING, targets: Targets | None = None
+) -> tuple[Trainer, Any]:
+    model = load_model(student)
+    size = teacher.spec.depth, teacher.spec.hidden
+    return Trainer(model, targets or alongside(teacher, loss), text(), loss, training, size), model
+
+
+def losses(*arguments: Any, steps: int = 4) -> list[float]:
+    run, _ = trainer(*arguments)
+    return [run.step(number) for number in range(steps)]
+
+
+def brute_force(teacher: Student, student: Student, windows: np.ndarray) -> dict[str, float]:
+    """Sums in float64 over the learned tokens of windows, one token at a time."""
+    found: dict[str, list[float]] = {"kl": [], "cross_entropy": []}
+    models = [load_model(source).double() for source in (teacher, student)]
+    for window in windows:
+        tokens, learned = text().tokens[window].tolist(), text().learned[window].tolist()
+        p, q = (torch.log_softmax(model(torch.tensor([tokens])).logits[0].detach(), -1).numpy() for model in models)
+        for place in range(1, LENGTH):
+            if learned[place]:
+                before = place - 1
+                found["kl"].append(float((np.exp(p[before]) * (p[before] - q[before])).sum()))
+                found["cross_entropy"].append(-float(q[before][tokens[place]]))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_learned_tokens(teacher: Student, student: Student) -> None:
+    wanted = brute_force(teacher, student, order(0, 4, COUNT, 0))
+    found = losses(teacher, student, Loss(kl=0.75, hard_labels=0.25), steps=1)[0]
+    assert found == pytest.approx(0.75 * wanted["kl"] + 0.25 * wanted["cross_entropy"], rel=1e-5)
+
+
+def test_without_a_teacher_the_text_alone_is_learned(teacher: Student, student: Student) -> None:
+    wanted = brute_force(teacher, student, order(0, 4, COUNT, 0))
+    found = losses(teacher, student, Loss(kl=0, hard_labels=1), TRAINING, TextOnly(), steps=1)[0]
+    assert found == pytest.approx(wanted["cross_entropy"], rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_cache_of_everything_is_the_teacher_alongside(teacher: Student, student: Student, temperature: float) -> None:
+    """Down to float16: over several steps, so that gradients agree as well."""
+    loss = Loss(kl=1, hard_labels=0.1, temperature=temperature)
+    cache = TeacherCache(teacher, text().tokens, teacher.spec.vocab)
+    found = losses(teacher, student, loss, TRAINING, CachedTargets(cache, loss))
+    assert found == pytest.approx(losses(teacher, student, loss), rel=2e-3)
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("loss", [Loss(kl=1), Loss(kl=0.5, hidden=1.0)])
+def test_pieces_and_checkpointing_change_memory_and_not_the_curve(
+    teacher: Student, student: Student, loss: Loss
+) -> None:
+    whole = losses(teacher, student, loss)
+    assert losses(teacher, student, loss, changed(checkpointing=True)) == pytest.approx(whole, rel=1e-6)
+    if not loss.hidden:  # which is relative to the states of a piece
+        assert losses(teacher, student, loss, changed(piece_tokens=LENGTH)) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher: Student) -> None:
+    loss = Loss(kl=1, reverse_kl=1, jsd=1, hidden=1)
+    run, model = trainer(teacher, teacher, loss)
+    assert run._backward(order(0, 4, COUNT, 0), int(text().learned[order(0, 4, COUNT, 0), 1:].sum()), 0) < 1e-6
+    assert max(float(value.grad.abs().max()) for value in model.parameters()) < 1e-6
+
+
+def test_hidden_states_of_other_widths_come_closer(teacher: Student, student: Student) -> None:
+    found = losses(teacher, student, Loss(kl=0, hidden=1), changed(tokens=48 * 4 * LENGTH, rate=1e-2), steps=24)
+    assert found[-1] < 0.8 * found[0]
+
+
+def judge(teacher: Student) -> HeldOut:
+    return HeldOut(teacher, text(seed=9))
+
+
+def test_the_held_out_divergence_is_that_of_whole_logits(teacher: Student, student: Student) -> None:
+    held_out, total = text(seed=9), []
+    models = [load_model(source).double() for source in (teacher, student)]
+    for tokens, learned in zip(held_out.tokens, held_out.learned, strict=True):
+        p, q = (torch.log_softmax(model(torch.tensor(tokens[None]).long()).logits[0].detach(), -1) for model in models)
+        total += (p.exp() * (p - q)).sum(-1)[:-1][torch.from_numpy(learned[1:])].tolist()
+    assert judge(teacher).divergence(load_model(student)) == pytest.approx(float(np.mean(total)), rel=1e-5)
+
+
+def test_the_student_ends_in_its_best_state(teacher: Student, student: Student, tmp_path: Path) -> None:
+    """With steps far too large the best is the start."""
+    run, model = trainer(teacher, student, Loss(), changed(rate=1.0))
+    held_out = judge(teacher)
+    found = run.train(TrainerState(tmp_path / "state"), held_out.divergence)
+    assert found.best.step == 0
+    assert held_out.divergence(model) == found.best.held_out_kl
+    for name in student.names:
+        np.testing.assert_array_equal(model.get_parameter(name).detach().numpy(), student.read(name))
+
+
+def test_patience_ends_a_run_that_gets_no_better(teacher: Student, student: Student, tmp_path: Path) -> None:
+    run, _ = trainer(teacher, student, Loss(), changed(rate=1.0, checks=6, patience=2))
+    found = run.train(TrainerState(tmp_path / "state"), judge(teacher).divergence)
+    assert found.stale == 2
+    assert found.steps == found.best.step + 2 < 6
+
+
+def test_training_comes_closer_to_the_teacher_on_text_that_it_does_not_see(
+    teacher: Student, student: Student, tmp_path: Path
+) -> None:
+    run, model = trainer(teacher, student, Loss(), changed(tokens=40 * 4 * LENGTH, rate=1e-2))
+    found = run.train(TrainerState(tmp_path / "state"), judge(teacher).divergence)
+    assert found.best.held_out_kl < 0.9 * found.checks[0].held_out_kl
+    assert judge(teacher).divergence(model) == found.best.held_out_kl
+
+
+def test_a_run_that_goes_on_has_the_curve_of_one_that_never_stopped(
+    teacher: Student, student: Student, tmp_path: Path
+) -> None:
+    loss = Loss(kl=1, hidden=0.5)
+    whole, model = trainer(teacher, student, loss)
+    wanted = whole.train(TrainerState(tmp_path / "whole"), judge(teacher).divergence)
+
+    class StoppedError(Exception):
+        pass
+
+    class StopsAtTheSecondState(TrainerState):
+        def save(self, progress: Progress, tensors: Any) -> None:
+            super().save(progress, tensors)
+            if progress.steps >= 4:
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        trainer(teacher, student, loss)[0].train(StopsAtTheSecondState(tmp_path / "cut"), judge(teacher).divergence)
+    resumed, other = trainer(teacher, student, loss)
+    assert resumed.train(TrainerState(tmp_path / "cut"), judge(teacher).divergence) == wanted
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_damaged_state_is_refused_and_named(teacher: Student, student: Student, tmp_path: Path) -> None:
+    trainer(teacher, student, Loss())[0].train(TrainerState(tmp_path), judge(teacher).divergence)
+    (state,) = tmp_path.glob("step-*/state.safetensors")
+    state.write_bytes(state.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"state\.safetensors: damaged training state .* remove"):
+        trainer(teacher, student, Loss())[0].train(TrainerState(tmp_path), judge(teacher).divergence)
+
+
+def test_every_window_comes_once_before_any_comes_again() -> None:
+    seen = np.concatenate([order(step, 4, 10, 0) for step in range(10)])
+    for turn in range(4):
+        assert sorted(seen[10 * turn : 10 * turn + 10].tolist()) == list(range(10))
+    assert Counter(seen.tolist()) == dict.fromkeys(range(10), 4)
+    assert seen[:10].tolist() != seen[10:20].tolist()
+    assert order(3, 4, 10, 0).tolist() == order(3, 4, 10, 0).tolist() != order(3, 4, 10, 1).tolist()
+
+
+def test_rates_rise_and_fall() -> None:
+    rates = [rate_factor(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[99] < 1e-3
+    weights = [hidden_weight(step, 90) for step in range(90)]
+    assert weights[:61] == [1.0] * 61
+    assert weights[75] == pytest.approx(0.5)
+    assert 0 < weights[-1] < 0.04
+
+
+@pytest.mark.parametrize(
+    ("loss", "training", "message"),
+    [
+        (Loss(kl=0), TRAINING, "all weights are 0"),
+        (Loss(jsd=1), TRAINING, r"jsd needs more of the teacher .*; set train\.top_k: 0"),
+        (Loss(hidden=1, reverse_kl=1), TRAINING, "reverse_kl, hidden needs more"),
+        (Loss(temperature=2.5), TRAINING, r"2\.5 is not among"),
+        (Loss(), changed(top_k=321), r"top_k: 321, and the teacher's vocabulary has 320"),
+    ],
+)
+def test_what_a_cache_cannot_give_is_refused(loss: Loss, training: Training, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_loss(loss, training, 320)
