@@ -40,20 +40,21 @@ def distill(
 ) -> None:
     """Train a student, or heal one, towards a teacher's next-token distributions."""
     from edgepress.compress.student.open import open_student
-    from edgepress.pipeline import distill as pipeline
+    from edgepress.pipeline import distill_job
+    from edgepress.pipeline.distill import distill as train_student
 
     if (student is None) == (start is None):
         raise InputError("give --student, a model to train, or --start, the sizes of one that starts from the teacher")
-    chosen = pipeline.read_settings(settings) if settings else pipeline.Settings()
+    chosen = distill_job.read_settings(settings) if settings else distill_job.Settings()
     changes = {name: value for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
-    job = pipeline.Job(
+    job = distill_job.Job(
         text=tuple(text),
         held_out=tuple(held_out or ()),
         settings=msgspec.structs.replace(chosen, train=msgspec.structs.replace(chosen.train, **changes)),
-        sizes=pipeline.read_start(start) if start else None,
-        select=pipeline.select_named(select),
+        sizes=distill_job.read_start(start) if start else None,
+        select=distill_job.select_named(select),
     )
-    record = pipeline.distill(open_student(teacher), open_student(student) if student else None, job, out)
+    record = train_student(open_student(teacher), open_student(student) if student else None, job, out)
     if json:
         print_json(record)
         return

@@ -1,0 +1,108 @@
+"""What ``edgepress distill`` is asked for, and what it records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import yaml
+
+from edgepress.compress.distill.config import Loss, Training
+from edgepress.compress.distill.smaller import Layers, read_sizes
+from edgepress.errors import InputError
+
+Select = Literal["importance", "uniform", "random"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A settings file: what counts and how it is trained."""
+
+    loss: Loss = Loss()
+    train: Training = Training()
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done, apart from the models.
+
+    text       files to train on
+    held_out   files to judge by; without any a part of ``text`` is set aside
+    settings   loss and training
+    sizes      of a student that starts from the teacher; None where a student is given
+    select     its weights: the teacher's most important or evenly spaced channels, or random numbers
+    layers     of the teacher that it starts from
+    """
+
+    text: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    settings: Settings = Settings()
+    sizes: dict[str, Any] | None = None
+    select: Select = "importance"
+    layers: Layers = "uniform"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """The held-out divergence in nats per token, after some tokens."""
+
+    tokens: int
+    held_out_kl: float
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What a distillation brought; in ``distillation.json``.
+
+    losses   of each step, nats per learned token
+    checks   held-out divergences; the first is the start's, the student is that of the smallest
+    """
+
+    parameters: int
+    training_tokens: int
+    step_tokens: int
+    held_out_tokens: int
+    losses: tuple[float, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def best(self) -> Check:
+        """The check that the student is from."""
+        return min(self.checks, key=lambda check: check.held_out_kl)
+
+
+def read_settings(path: Path) -> Settings:
+    """Settings from a YAML file.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or a field does not exist or has a wrong value.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return msgspec.convert(document or {}, Settings)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def read_start(path: Path) -> dict[str, Any]:
+    """The sizes of a student from a JSON file.
+
+    Raises:
+        InputError: it cannot be read or is no JSON object.
+    """
+    try:
+        return read_sizes(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def select_named(name: str) -> Select:
+    """A way of selecting weights by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    for way in get_args(Select):
+        if name == way:
+            found: Select = way
+            return found
+    raise InputError(f"--select {name!r}: unknown; known: {', '.join(get_args(Select))}")
