@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import transformers
 
 from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
@@ -57,7 +58,18 @@ def smaller_size(source: WeightSource, sizes: dict[str, Any], layers: Layers = "
     chosen = np.linspace(0, spec.depth - 1, depth).round().astype(int) if layers == "uniform" else np.arange(depth)
     if config.get("layer_types"):
         config["layer_types"] = [source.config["layer_types"][index] for index in chosen]
-    return Size(config, read_spec(config, tied=spec.tied, where="start"), tuple(chosen.tolist()))
+    size = Size(config, read_spec(config, tied=spec.tied, where="start"), tuple(chosen.tolist()))
+    _check_accepted(config)
+    return size
+
+
+def _check_accepted(config: dict[str, Any]) -> None:
+    """Refuse what transformers would, which asks for more than weight selection does."""
+    try:
+        transformers.AutoConfig.for_model(**config)
+    except Exception as error:  # its validation raises errors of several libraries
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise InputError(f"start: transformers does not take these sizes: {reason}") from error
 
 
 def check_smaller(source: WeightSource, size: Size) -> None:
