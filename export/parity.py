@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.formats import get_format
-from edgepress.artifact.tensorrt_layout import is_tensorrt
+from edgepress.artifact.tensorrt_layout import is_tensorrt, read_layout
 from edgepress.errors import ParityError
 from edgepress.runtime.locate import ModelFile, open_session
 from edgepress.runtime.session import Logits
@@ -74,10 +74,11 @@ def check_logits(model: ModelFile, checkpoint: Checkpoint, reference: ParityRefe
     Raises:
         ParityError: the divergence exceeds the bound, or a logit is not finite.
     """
-    tokens = reference.tokens
-    with open_session(model, context=min(checkpoint.spec.context, max(256, len(tokens)))) as session:
+    context = read_layout(model.path).context if is_tensorrt(model.path) else checkpoint.spec.context
+    tokens = reference.tokens[:context]
+    with open_session(model, context=min(context, max(256, len(tokens)))) as session:
         logits = session.prefill(tokens)
-    kld = mean_divergence(reference.logits, logits)
+    kld = mean_divergence(reference.logits[: len(tokens)], logits)
     floats = all(get_format(checkpoint.format(name)).kind == "float" for name in checkpoint.names)
     bound = FLOAT_BOUND if floats else STANDARD_BOUND if is_tensorrt(model.path) else QUANTIZED_BOUND
     if not floats and checkpoint.activation_scales:

@@ -18,11 +18,11 @@ import msgspec
 
 from edgepress.artifact.encoder_layout import is_encoder, read_encoder_layout
 from edgepress.artifact.files import atomic_directory, sha256_file, write_atomically
-from edgepress.artifact.tensorrt_layout import TensorrtLayout, is_tensorrt, read_layout
+from edgepress.artifact.tensorrt_layout import Profiles, TensorrtLayout, is_tensorrt, read_layout
 from edgepress.errors import EdgepressError, InputError, require
 from edgepress.profiles.gpus import find_capability, known_capabilities
 from edgepress.runtime.cuda_device import free_gpu_bytes, read_gpu
-from edgepress.runtime.tensorrt_builder import Layout, write_engine
+from edgepress.runtime.tensorrt_builder import Layout, settled, write_engine
 from edgepress.runtime.tensorrt_engines import ENGINE_FILE, ENGINES_FOLDER, RECORD_FILE
 from edgepress.runtime.tensorrt_place import EngineKey, Place, engine_key, read_place
 
@@ -34,10 +34,11 @@ _LEAST_WORKSPACE = 64 << 20
 
 
 class BoardEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``engine.json``."""
+    """The content of ``engine.json``. ``profiles`` is a decoder's."""
 
-    format_version: int = 2
+    format_version: int = 3
     key: EngineKey
+    profiles: Profiles | None
     engine_sha256: str
     engine_bytes: int
     build_seconds: float
@@ -92,6 +93,7 @@ def build_here(
     *,
     library: str | None = None,
     target: str | None = None,
+    profiles: Profiles | None = None,
     level: int | None = None,
     low_memory: bool = False,
     workspace_bytes: int | None = None,
@@ -102,6 +104,7 @@ def build_here(
         directory: with ``model.onnx`` and its layout.
         library: ``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed.
         target: a compute capability to build for ahead of time, like ``sm86`` (``tensorrt_rtx`` alone).
+        profiles: of a decoder's engine, one or two; None takes what the export says, else what suits the library.
         level: TensorRT's optimization level, 0 to 5; higher builds longer.
         low_memory: fewer kernels tried, no library tactics, one stream.
         workspace_bytes: for the builder; None takes what is free.
@@ -112,7 +115,7 @@ def build_here(
     """
     layout = read_any_layout(directory)
     trt = load_library(library)
-    place = read_place(trt, target)
+    place, layout = read_place(trt, target), settled(layout, trt.__name__, profiles)
     check_number_types(layout, place.capability)
     chosen = level if level is not None else LOW_MEMORY_LEVEL if low_memory else DEFAULT_LEVEL
     key = engine_key(directory, layout, place, level=chosen, low_memory=low_memory)
@@ -130,6 +133,7 @@ def build_here(
         seconds = time.perf_counter() - start
         record = BoardEngine(
             key=key,
+            profiles=layout.profiles if isinstance(layout, TensorrtLayout) else None,
             engine_sha256=sha256_file(working / ENGINE_FILE),
             engine_bytes=(working / ENGINE_FILE).stat().st_size,
             build_seconds=round(seconds, 3),

@@ -1,7 +1,7 @@
 """From an exported graph to the bytes of an engine: what TensorRT 10 and TensorRT-RTX have in common.
 
 Strongly typed networks, so that no precision is chosen but those in the graph; the optimization profiles of the
-layout, in its order: of a decoder one for prompts and one for single tokens.
+layout, in its order: of a decoder one for prompts and one for single tokens, or one for both.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.artifact.encoder_layout import EncoderLayout
-from edgepress.artifact.tensorrt_layout import Shapes, TensorrtLayout
-from edgepress.errors import EdgepressError
+from edgepress.artifact.tensorrt_layout import Profiles, Shapes, TensorrtLayout
+from edgepress.errors import EdgepressError, InputError
 
 Layout = TensorrtLayout | EncoderLayout
 
@@ -21,8 +21,21 @@ Layout = TensorrtLayout | EncoderLayout
 def profile_shapes(layout: Layout) -> dict[str, dict[str, Shapes]]:
     """Least, usual and greatest shape of every input, by profile, in the order that engines have them."""
     if isinstance(layout, TensorrtLayout):
-        return {name: layout.shapes(name) for name in layout.profiles}
+        return {name: layout.shapes(name) for name in layout.ranges}
     return {name: layout.shapes(name) for name in layout.profiles}
+
+
+def settled(layout: Layout, library: str, asked: Profiles | None = None) -> Layout:
+    """A layout whose number of profiles is settled; see :meth:`TensorrtLayout.settled`.
+
+    Raises:
+        InputError: asked for an encoder, which has its one.
+    """
+    if isinstance(layout, TensorrtLayout):
+        return layout.settled(library, asked)
+    if asked is not None:
+        raise InputError("profiles: an encoder's engine has one profile; the choice is a decoder's")
+    return layout
 
 
 def error_logger(trt: Any) -> Any:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.tensorrt_layout import TensorrtLayout
+from edgepress.artifact.tensorrt_layout import ProfileName, TensorrtLayout
 from edgepress.errors import InputError
 from edgepress.runtime.cuda import Device, Execution
 from edgepress.runtime.session import Logits
@@ -49,7 +49,7 @@ def device_memory(layout: TensorrtLayout, context: int) -> DeviceMemory:
 
 def longest_call(layout: TensorrtLayout, context: int) -> int:
     """Tokens that one step may take."""
-    return min(layout.profiles["prefill"].sequence[2], context)
+    return min(layout.call_tokens, context)
 
 
 class DeviceDecoder:
@@ -63,7 +63,7 @@ class DeviceDecoder:
         """
         self._layout, self._device, self._execution = layout, device, execution
         self._longest = longest_call(layout, context)
-        self._profiles = {name: index for index, name in enumerate(layout.profiles)}
+        self._profiles = {name: index for index, name in enumerate(layout.ranges)}
         self.memory = device_memory(layout, context)
         free = device.free_bytes()
         if self.memory.total > free:
@@ -101,7 +101,8 @@ class DeviceDecoder:
         past, new = self.position, len(ids)
         self._device.copy_in(self._ids, ids)
         self._device.copy_in(self._positions, np.arange(past, past + new, dtype=np.int64))
-        profile = self._profiles["decode" if new == 1 else "prefill"]
+        name: ProfileName = "decode" if new == 1 else "prefill"
+        profile = self._profiles.get(name, 0)  # 0: the one for both
         self._execution.run(profile, self._shapes(past, new), self._addresses())
         self._past, self._present = self._present, self._past
         self.position += new

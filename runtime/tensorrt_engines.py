@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edgepress.artifact.files import sha256_file
+from edgepress.artifact.tensorrt_layout import Profiles
 from edgepress.errors import InputError
 from edgepress.runtime.cuda_device import Gpu
 from edgepress.runtime.tensorrt_place import EngineKey, Place, why_not_here
@@ -20,12 +21,13 @@ ENGINES_FOLDER, ENGINE_FILE, RECORD_FILE = "engines", "model.engine", "engine.js
 
 
 class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine's folder, where it was made for, and the graph that it was made of."""
+    """An engine's folder, where it was made for, and the graph that it was made of. A decoder's has ``profiles``."""
 
     folder: Path
     place: Place
     graph_sha256: str
     data_sha256: str
+    profiles: Profiles | None
 
     @property
     def file(self) -> Path:
@@ -35,6 +37,7 @@ class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Board(msgspec.Struct, frozen=True):
     key: EngineKey
+    profiles: Profiles | None
 
 
 class _Ahead(msgspec.Struct, frozen=True):
@@ -43,6 +46,7 @@ class _Ahead(msgspec.Struct, frozen=True):
     compute_capability: str
     graph_sha256: str
     data_sha256: str
+    profiles: Profiles
 
 
 def find_engines(directory: Path) -> list[FoundEngine]:
@@ -90,7 +94,11 @@ def _read(record: Path) -> FoundEngine | None:
         board = msgspec.json.decode(content, type=_Board)
         key = board.key
         return FoundEngine(
-            folder=record.parent, place=key.place, graph_sha256=key.graph_sha256, data_sha256=key.data_sha256
+            folder=record.parent,
+            place=key.place,
+            graph_sha256=key.graph_sha256,
+            data_sha256=key.data_sha256,
+            profiles=board.profiles,
         )
     except msgspec.MsgspecError:
         pass
@@ -108,7 +116,11 @@ def _read(record: Path) -> FoundEngine | None:
         power_mode=None,
     )
     return FoundEngine(
-        folder=record.parent, place=place, graph_sha256=ahead.graph_sha256, data_sha256=ahead.data_sha256
+        folder=record.parent,
+        place=place,
+        graph_sha256=ahead.graph_sha256,
+        data_sha256=ahead.data_sha256,
+        profiles=ahead.profiles,
     )
 
 

@@ -56,6 +56,7 @@ class TensorrtSession(ClosingSession):
         if context is not None and not 0 < context <= layout.context:
             raise InputError(f"a context of {context} tokens was asked for; this model takes 1 to {layout.context}")
         found = engine_for(directory, gpu, {name: str(trt.__version__) for name, trt in libraries.items()})
+        layout = layout.settled(found.place.builder, found.profiles)
         trt = libraries[found.place.builder]
         assert gpu is not None
         self.engine_version = f"{found.place.builder} {trt.__version__}, {gpu.name}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from edgepress.artifact.tensorrt_layout import Shapes
+from edgepress.artifact.tensorrt_layout import Profiles, Shapes
 from edgepress.runtime.tensorrt_board import DEFAULT_LEVEL, LOW_MEMORY_LEVEL
-from edgepress.runtime.tensorrt_builder import Layout, profile_shapes
+from edgepress.runtime.tensorrt_builder import Layout, profile_shapes, settled
 
 _KINDS = ("minShapes", "optShapes", "maxShapes")
 
@@ -43,8 +43,12 @@ workspace=$((free - 2 * weights - 600))
 """
 
 
-def build_script(layout: Layout, *, low_memory: bool = False) -> str:
-    """The script, for ``DIR/build_engine.sh``."""
+def build_script(layout: Layout, *, profiles: Profiles | None = None, low_memory: bool = False) -> str:
+    """The script, for ``DIR/build_engine.sh``; ``profiles`` as in :func:`~edgepress.runtime.tensorrt_board.build_here`.
+
+    Raises:
+        InputError: profiles asked for an encoder.
+    """
     level = LOW_MEMORY_LEVEL if low_memory else DEFAULT_LEVEL
     build = [
         '"$trtexec" --onnx=model.onnx --saveEngine="$out/model.engine.partial" --stronglyTyped --skipInference',
@@ -52,15 +56,15 @@ def build_script(layout: Layout, *, low_memory: bool = False) -> str:
         '--timingCacheFile="engines/timing/trtexec-$(echo "$board $version" | sha256sum | cut -c 1-12).cache"',
         *(["--maxAuxStreams=0"] if low_memory else []),
     ]
-    profiles = profile_shapes(layout)
-    for index, shapes in enumerate(profiles.values()):
+    found = profile_shapes(settled(layout, "tensorrt", profiles))
+    for index, shapes in enumerate(found.values()):
         build.append(f"--profile={index}")
         build += [f"--{kind}={_shapes(shapes, at)}" for at, kind in enumerate(_KINDS)]
     parts = [_HEAD, 'if [ ! -f "$out/model.engine" ]; then']
     parts.append("    " + " \\\n        ".join(build) + ' > "$out/build.log" 2>&1 ||')
     parts.append('        { tail -n 5 "$out/build.log" >&2; exit 1; }')
     parts.append('    mv "$out/model.engine.partial" "$out/model.engine"\nfi\n')
-    for index, (name, shapes) in enumerate(profiles.items()):
+    for index, (name, shapes) in enumerate(found.items()):
         parts.append(_timing(index, name, shapes))
     parts.append('echo "$out"')
     return "\n".join(parts) + "\n"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import LINEARS, is_matrix, layer_name
-from edgepress.artifact.tensorrt_layout import read_layout
+from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions, read_layout
 from edgepress.export.tensorrt.writer import export_tensorrt
 
 Cache = list[NDArray[np.float16]]
@@ -36,11 +36,11 @@ def checkpoint(model: Path, out: Path, body: str = "f16", head: str = "f16", *, 
     return Checkpoint(source.directory)
 
 
-def exported(source: Checkpoint, out: Path) -> Path:
+def exported(source: Checkpoint, out: Path, options: TensorrtOptions = DEFAULTS) -> Path:
     """The checkpoint's graph."""
     directory = out / "tensorrt"
     directory.mkdir()
-    export_tensorrt(source, directory)
+    export_tensorrt(source, directory, options)
     return directory
 
 

@@ -101,7 +101,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "an endless number": (f"baseline: {'9' * 5000}", "not YAML: "),
     "a section misspelt": (
         "evalute: {}",
-        "'evalute' at the top; fields there: calibration, compress, export, evaluate",
+        "'evalute' at the top; fields there: calibration, compress, export, tensorrt, evaluate",
     ),
     "a field of calibration misspelt": (
         "calibration: {sample: 3}",
@@ -136,6 +136,11 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "choices without a budget": ("compress: [{step: quantize, choices: [q4_0]}]", "choices are for a budget"),
     "text to train on without training": ("compress: [{step: quantize, qad_samples: 9}]", "add qad_tokens"),
     "a comparison with nothing": ("{export: [], compare: [Q4_0]}", "compare .* export names none"),
+    "limits of engines that nobody asked for": ("tensorrt: {batch: 1}", "export does not name tensorrt"),
+    "an unknown number of profiles": (
+        "{export: [tensorrt], tensorrt: {profiles: three}}",
+        r"'three' at tensorrt\.profiles is none of the choices: one, two",
+    ),
     "an unknown target": (
         "export: [gguf, coreml]",
         r"'coreml' at export\[1\] is none of the choices: gguf, onnx, tensorrt",

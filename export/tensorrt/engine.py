@@ -20,7 +20,7 @@ import msgspec
 
 from edgepress.artifact.files import sha256_file, write_atomically
 from edgepress.artifact.plan import ModelPlan
-from edgepress.artifact.tensorrt_layout import read_layout
+from edgepress.artifact.tensorrt_layout import Profiles, read_layout
 from edgepress.errors import InputError, require
 from edgepress.export.onnx.genai import MODEL_FILE
 from edgepress.export.onnx.proto import DATA_FILE
@@ -48,12 +48,13 @@ class RuntimeCachePlan(msgspec.Struct, frozen=True, kw_only=True):
 class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``engine.json``."""
 
-    format_version: int = 1
+    format_version: int = 2
     builder: str = "tensorrt_rtx"
     version: str
     compute_capability: str
     graph_sha256: str
     data_sha256: str
+    profiles: Profiles
     engine_sha256: str
     engine_bytes: int
     build_seconds: float
@@ -111,8 +112,10 @@ def build_engine(directory: Path, capability: str) -> EngineRecord:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), 0)
 
+    layout = read_layout(directory).settled("tensorrt_rtx")
+    assert layout.profiles is not None
     start = time.perf_counter()
-    engine = serialized_engine(trt, directory / MODEL_FILE, read_layout(directory), configure)
+    engine = serialized_engine(trt, directory / MODEL_FILE, layout, configure)
     seconds = time.perf_counter() - start
     folder = directory / ENGINES_FOLDER / capability
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +126,7 @@ def build_engine(directory: Path, capability: str) -> EngineRecord:
         compute_capability=capability,
         graph_sha256=sha256_file(directory / MODEL_FILE),
         data_sha256=sha256_file(directory / DATA_FILE),
+        profiles=layout.profiles,
         engine_sha256=sha256_file(folder / ENGINE_FILE),
         engine_bytes=(folder / ENGINE_FILE).stat().st_size,
         build_seconds=round(seconds, 3),

@@ -2,7 +2,7 @@
 
 model.onnx          the graph
 model.onnx.data     the weights, in the order of computation
-tensorrt.json       names, shapes and optimization profiles
+tensorrt.json       names, shapes and what engines are made for
 and the tokenizer's files
 """
 
@@ -14,7 +14,14 @@ from pathlib import Path
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import is_matrix
 from edgepress.artifact.plan import ModelPlan
-from edgepress.artifact.tensorrt_layout import LAYOUT_FILE, TensorrtLayout, decoder_layout, write_layout
+from edgepress.artifact.tensorrt_layout import (
+    DEFAULTS,
+    LAYOUT_FILE,
+    TensorrtLayout,
+    TensorrtOptions,
+    decoder_layout,
+    write_layout,
+)
 from edgepress.export.onnx.genai import MODEL_FILE, tokenizer_files
 from edgepress.export.onnx.proto import DATA_FILE, serialize
 from edgepress.export.onnx.writer import write_data
@@ -23,13 +30,13 @@ from edgepress.export.tensorrt.linear import number_type
 from edgepress.export.tensorrt.support import check_tensorrt_support
 
 
-def tensorrt_layout(plan: ModelPlan) -> TensorrtLayout:
+def tensorrt_layout(plan: ModelPlan, options: TensorrtOptions = DEFAULTS) -> TensorrtLayout:
     """What ``tensorrt.json`` will say."""
     types = {number_type(tensor.format) for tensor in plan.tensors if is_matrix(tensor.name)}
-    return decoder_layout(plan.spec, tuple(sorted(types)))
+    return decoder_layout(plan.spec, tuple(sorted(types)), options)
 
 
-def predict_tensorrt_bytes(plan: ModelPlan) -> dict[str, int]:
+def predict_tensorrt_bytes(plan: ModelPlan, options: TensorrtOptions = DEFAULTS) -> dict[str, int]:
     """Bytes of every file that :func:`export_tensorrt` will write, by file name.
 
     Raises:
@@ -40,12 +47,12 @@ def predict_tensorrt_bytes(plan: ModelPlan) -> dict[str, int]:
     sizes = {
         MODEL_FILE: len(serialize(graph, plan.name)),
         DATA_FILE: graph.data_bytes,
-        LAYOUT_FILE: len(write_layout(tensorrt_layout(plan))),
+        LAYOUT_FILE: len(write_layout(tensorrt_layout(plan, options))),
     }
     return sizes | {path.name: path.stat().st_size for path in tokenizer_files(plan.tokenizer_dir)}
 
 
-def export_tensorrt(checkpoint: Checkpoint, directory: Path) -> None:
+def export_tensorrt(checkpoint: Checkpoint, directory: Path, options: TensorrtOptions = DEFAULTS) -> None:
     """Write a checkpoint as a graph for TensorRT into an existing, empty directory.
 
     Raises:
@@ -53,9 +60,9 @@ def export_tensorrt(checkpoint: Checkpoint, directory: Path) -> None:
     """
     plan = checkpoint.plan()
     check_tensorrt_support(plan)
-    graph = decoder_graph(plan)
+    layout, graph = tensorrt_layout(plan, options), decoder_graph(plan)
     (directory / MODEL_FILE).write_bytes(serialize(graph, plan.name))
-    (directory / LAYOUT_FILE).write_bytes(write_layout(tensorrt_layout(plan)))
+    (directory / LAYOUT_FILE).write_bytes(write_layout(layout))
     for path in tokenizer_files(plan.tokenizer_dir):
         shutil.copyfile(path, directory / path.name)
     write_data(checkpoint, graph, directory / DATA_FILE, "TensorRT")

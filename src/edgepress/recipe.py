@@ -4,6 +4,7 @@
     compress:
       - {step: quantize, solver: scale_search, format: q4_0, embedding: q8_0}
     export: [gguf, onnx]
+    tensorrt: {targets: [], profiles: null, batch: 4, call_tokens: null, context: null}
     evaluate: {files: [], tokens: 8192, context: 512, tensors: true}
     bench: {prompt: 512, generate: 128, depth: [0], repetitions: 5}
     samples: {prompts: ["…"], tokens: 64}
@@ -22,6 +23,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 import yaml
 
+from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
@@ -74,13 +76,15 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole recipe. ``evaluate``, ``bench`` and ``samples`` may be null to skip them; with ``baseline`` the student
-    itself is measured too, as a half-precision GGUF file. ``compare`` names mixtures of llama-quantize: llama.cpp makes
-    those files of the same student with the same calibration text, and their quality stands beside ours in the report.
+    itself is measured too, as a half-precision GGUF file. ``tensorrt`` is of the export of that name. ``compare`` names
+    mixtures of llama-quantize: llama.cpp makes those files of the same student with the same calibration text, and
+    their quality stands beside ours in the report.
     """
 
     calibration: Calibration = Calibration()
     compress: tuple[CompressStep, ...] = ()
     export: tuple[ExportTarget, ...] = ("gguf", "onnx")
+    tensorrt: TensorrtOptions = DEFAULTS
     evaluate: Evaluate | None = Evaluate()
     bench: Bench | None = Bench()
     samples: Samples | None = Samples()
@@ -135,6 +139,8 @@ def parse_recipe(text: str, where: str) -> Recipe:
         raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
     _check_budgets(recipe.quantize, where)
     _check_idle(recipe.quantize, where)
+    if recipe.tensorrt != DEFAULTS and "tensorrt" not in recipe.export:
+        raise InputError(f"{where}: tensorrt says how engines are made, and export does not name tensorrt")
     if recipe.compare and not recipe.export:
         raise InputError(f"{where}: compare puts llama.cpp's files beside those of export, and export names none")
     return recipe
@@ -200,6 +206,7 @@ def _section(place: str) -> type[msgspec.Struct]:
     kinds: dict[str, type[msgspec.Struct]] = {
         "calibration": Calibration,
         "compress": QuantizeStep,
+        "tensorrt": TensorrtOptions,
         "evaluate": Evaluate,
         "bench": Bench,
         "samples": Samples,
@@ -213,7 +220,8 @@ def _choices(place: str) -> tuple[str, ...]:
     record = Recipe if name == place.partition("[")[0] else _section(place)
     described: Any = msgspec.inspect.type_info(record)
     kind = next(field.type for field in described.fields if field.encode_name == name)
-    return tuple(getattr(kind, "item_type", kind).values)
+    kind = getattr(kind, "item_type", kind)
+    return tuple(next(each.values for each in getattr(kind, "types", (kind,)) if hasattr(each, "values")))
 
 
 def _value_at(document: Any, place: str) -> Any:

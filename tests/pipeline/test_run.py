@@ -181,8 +181,8 @@ def test_a_prediction_that_is_off_is_not_kept_either(
     student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    def off_by_one(model: Any, target: ExportTarget) -> dict[str, int]:
-        return {path: size + 1 for path, size in predict_files(model, target).items()}
+    def off_by_one(model: Any, target: ExportTarget, *options: Any) -> dict[str, int]:
+        return {path: size + 1 for path, size in predict_files(model, target, *options).items()}
 
     monkeypatch.setattr("edgepress.pipeline.run.predict_files", off_by_one)
     with pytest.raises(ParityError, match=r"gguf/model\.gguf: \d+ bytes written, \d+ predicted"):

@@ -59,6 +59,31 @@ def test_an_export_with_engines_is_made_once(llama_dir: Path, tmp_path: Path) ->
     assert "tensorrt/engines/sm86/model.engine" in more
 
 
+def test_limits_and_profiles_of_an_export_reach_its_description_and_its_engine(llama_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    path = recipe(tmp_path, "f16")
+    asked = "tensorrt: {targets: [rtx-4090], profiles: two, batch: 2, call_tokens: 8, context: 24}\n"
+    text = (
+        path.read_text(encoding="utf-8").split("evaluate:")[0] + asked + "evaluate: null\nbench: null\nsamples: null\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    out, again = tmp_path / "out", tmp_path / "again"
+    assert edgepress("run", llama_dir, "--recipe", path, "--out", out).code == 0
+    limits = ("--profiles", "two", "--batch", "2", "--call-tokens", "8", "--context", "24", "--target", "sm89")
+    assert edgepress("export", out, "--to", "tensorrt", *limits, "--out", again).code == 0
+    stated = [(folder / "tensorrt" / "tensorrt.json").read_bytes() for folder in (out, again)]
+    assert stated[0] == stated[1]
+    layout = json.loads(stated[0])
+    wanted = {"profiles": "two", "batch": 2, "call_tokens": 8, "context": 24}
+    assert {name: layout[name] for name in wanted} == wanted
+    record = json.loads((out / "tensorrt" / "engines" / "sm89" / "engine.json").read_text(encoding="utf-8"))
+    assert record["profiles"] == "two"
+    long = "evaluate: {context: 32, tokens: 64}"
+    path.write_text(text.replace("evaluate: null", long), encoding="utf-8")
+    told = edgepress("run", llama_dir, "--recipe", path, "--out", tmp_path / "no").error()
+    assert "tensorrt.context: 24 tokens are fewer than evaluate.context, 32" in told
+
+
 def test_what_no_gpu_or_format_holds_is_refused_before_anything_is_written(llama_dir: Path, tmp_path: Path) -> None:
     pressed, out = tmp_path / "pressed", tmp_path / "out"
     assert edgepress("compress", llama_dir, "--recipe", recipe(tmp_path, "trt_int4_64"), "--out", pressed).code == 0
@@ -66,6 +91,10 @@ def test_what_no_gpu_or_format_holds_is_refused_before_anything_is_written(llama
     assert "4-bit formats there; it has f16, int8" in edgepress(*to, "t4").error()
     assert "edgepress engine build" in edgepress(*to, "jetson-agx-orin").error()
     assert "add --to tensorrt" in edgepress("export", pressed, "--to", "onnx", "--out", out, "--target", "t4").error()
+    limited = ("export", pressed, "--to", "tensorrt", "--out", out)
+    assert "the model's is " in edgepress(*limited, "--context", "1000000").error()
+    assert "calls of 9 tokens in a context of 8" in edgepress(*limited, "--call-tokens", "9", "--context", "8").error()
+    assert "an engine has one or two" in edgepress(*limited, "--profiles", "three").error()
     assert not out.exists()
     told = edgepress("run", llama_dir, "--recipe", recipe(tmp_path, "q4_0"), "--out", out, "--dry-run").error()
     assert "cannot be q4_0; what fits: f32, f16, int8, trt_int4_64" in told

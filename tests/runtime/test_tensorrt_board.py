@@ -171,6 +171,25 @@ def test_the_module_comes_from_the_device_tree(tmp_path: Path) -> None:
     assert module_part_number(tmp_path) == "p3767-0005"
 
 
+@pytest.mark.parametrize(("asked", "count"), [((), 2), (("--profiles", "one"), 1), (("--profiles", "two"), 2)])
+def test_the_script_builds_and_times_as_many_profiles_as_are_asked_for(
+    tmp_path: Path, asked: tuple[str, ...], count: int
+) -> None:
+    student = make_model_dir("llama", tmp_path / "student")
+    checkpoint = write_checkpoint(student, tmp_path / "checkpoint", lambda name: "f16" if is_matrix(name) else "f32")
+    (tmp_path / "tensorrt").mkdir()
+    export_tensorrt(checkpoint, tmp_path / "tensorrt")
+    edgepress("engine", "script", tmp_path / "tensorrt", *asked)
+    text = (tmp_path / "tensorrt" / "build_engine.sh").read_text("utf-8")
+    assert text.count("--maxShapes=") == text.count("--loadEngine=") == count
+    assert "an engine has one or two" in edgepress("engine", "script", tmp_path / "tensorrt", "--profiles", "3").error()
+
+
+def test_an_encoder_has_one_profile_and_no_choice(exported: Path) -> None:
+    asked = ("engine", "build", exported, "--target", "sm86", "--profiles", "one")
+    assert "the choice is a decoder's" in edgepress(*asked).error()
+
+
 def test_the_script_is_a_shell_program_with_every_shape(exported: Path, tmp_path: Path) -> None:
     edgepress("engine", "script", exported)
     script = exported / "build_engine.sh"

@@ -16,7 +16,7 @@ from host_device import HostDevice, HostExecution
 from tiny_models import make_model_dir
 
 from edgepress.artifact.families import is_matrix
-from edgepress.artifact.tensorrt_layout import read_layout, write_layout
+from edgepress.artifact.tensorrt_layout import Profiles, read_layout, write_layout
 from edgepress.errors import InputError
 from edgepress.export.tensorrt.engine import build_engine
 from edgepress.export.tensorrt.writer import export_tensorrt
@@ -51,16 +51,15 @@ def exported(family: str, place: Path) -> Path:
     (place / "tensorrt").mkdir()
     export_tensorrt(checkpoint, place / "tensorrt")
     layout = read_layout(place / "tensorrt")
-    prefill = msgspec.structs.replace(layout.profiles["prefill"], sequence=(1, 16, 16))
-    changed = msgspec.structs.replace(layout, profiles={**layout.profiles, "prefill": prefill})
+    changed = msgspec.structs.replace(layout, call_tokens=16)
     (place / "tensorrt" / "tensorrt.json").write_bytes(write_layout(changed))
     return place
 
 
-def make(out: Path, context: int = CONTEXT) -> tuple[DeviceDecoder, HostExecution]:
-    layout, device = read_layout(out / "tensorrt"), HostDevice()
+def make(out: Path, profiles: Profiles = "two") -> tuple[DeviceDecoder, HostExecution]:
+    layout, device = read_layout(out / "tensorrt").settled("tensorrt", profiles), HostDevice()
     execution = HostExecution(out / "tensorrt", layout, device)
-    return DeviceDecoder(layout, context, device, execution), execution
+    return DeviceDecoder(layout, CONTEXT, device, execution), execution
 
 
 def reference(out: Path) -> np.ndarray:
@@ -93,6 +92,14 @@ def test_single_tokens_take_the_profile_for_them_and_see_the_whole_cache(out: Pa
     assert execution.profiles_used == [0, 1] + [1] * 23
 
 
+def test_an_engine_with_one_profile_takes_it_for_prompts_and_single_tokens(out: Path) -> None:
+    decoder, execution = make(out, "one")
+    wanted = reference(out)
+    found = [decoder.append(TOKENS[:17], "all"), *(decoder.append([token], "last") for token in TOKENS[17:])]
+    assert_close(np.concatenate(found), wanted)
+    assert execution.profiles_used == [0, 0] + [0] * 23
+
+
 def test_a_reset_forgets_and_the_context_can_be_filled(out: Path) -> None:
     decoder, _ = make(out)
     first = decoder.append(TOKENS, "last")
@@ -102,7 +109,7 @@ def test_a_reset_forgets_and_the_context_can_be_filled(out: Path) -> None:
 
 
 def test_the_memory_is_what_is_allocated_and_too_little_is_refused(out: Path) -> None:
-    layout, device = read_layout(out / "tensorrt"), HostDevice()
+    layout, device = read_layout(out / "tensorrt").settled("tensorrt"), HostDevice()
     execution = HostExecution(out / "tensorrt", layout, device)
     stated = device_memory(layout, CONTEXT)
     DeviceDecoder(layout, CONTEXT, device, execution)
@@ -111,8 +118,9 @@ def test_the_memory_is_what_is_allocated_and_too_little_is_refused(out: Path) ->
         DeviceDecoder(layout, CONTEXT, HostDevice(stated.total - 1), execution)
 
 
-def test_real_networks_have_the_names_shapes_and_profiles_of_the_layout(llama: Path) -> None:
-    layout = read_layout(llama / "tensorrt")
+@pytest.mark.parametrize("profiles", ["one", "two"])
+def test_real_networks_have_the_names_shapes_and_profiles_of_the_layout(llama: Path, profiles: Profiles) -> None:
+    layout = read_layout(llama / "tensorrt").settled("tensorrt_rtx", profiles)
     logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR)
     builder = tensorrt_rtx.Builder(logger)
     network = builder.create_network(1 << int(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -132,8 +140,9 @@ def test_real_networks_have_the_names_shapes_and_profiles_of_the_layout(llama: P
 def test_engines_of_both_kinds_are_found_and_chosen_by_the_gpu(llama: Path) -> None:
     directory = llama / "tensorrt"
     build_engine(directory, "sm86")
-    build_here(directory, library="tensorrt_rtx", target="sm120")
-    assert {engine.place.capability for engine in find_engines(directory)} == {"sm86", "sm120"}
+    build_here(directory, library="tensorrt_rtx", target="sm120", profiles="two")
+    found = {engine.place.capability: engine.profiles for engine in find_engines(directory)}
+    assert found == {"sm86": "one", "sm120": "two"}
     versions = {"tensorrt_rtx": VERSION}
     for capability in ("sm86", "sm120"):
         gpu = Gpu(name="a GPU", capability=capability, cuda="13.0", integrated=False, total_bytes=1 << 33)
@@ -177,7 +186,7 @@ def test_without_a_gpu_the_processor_goes_first_and_the_engine_says_what_is_miss
 def test_a_real_engine_that_cannot_be_opened_here_is_one_line(llama: Path) -> None:
     built = build_here(llama / "tensorrt", library="tensorrt_rtx", target="sm86")
     with pytest.raises(InputError, match=r"tensorrt_rtx .* cannot open this engine here: .*(CUDA|Cuda)"):
-        TensorrtExecution(tensorrt_rtx, built.path, read_layout(llama / "tensorrt"), 0)
+        TensorrtExecution(tensorrt_rtx, built.path, read_layout(llama / "tensorrt").settled("tensorrt_rtx"), 0)
 
 
 def test_a_directory_without_engines_has_none_for_tensorrt(tmp_path: Path) -> None:

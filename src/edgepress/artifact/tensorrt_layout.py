@@ -8,14 +8,18 @@ Names and shapes of the graph, for L layers and kv_heads of each layer's own:
     logits                               float32  (batch, sequence, vocab)
     present.{i}.{key,value}              float16  (batch, kv_heads, past + sequence, head_dim)
 
-Batches are padded on the left, with zeros in the mask. Of the optimization profiles one is for prompts, one for single
-tokens; their numbers are least, usual and greatest.
+Batches are padded on the left, with zeros in the mask.
+
+An engine has one optimization profile for prompts and single tokens, or one for each. TensorRT chooses kernels when an
+engine is built, by timing them at each profile's usual shapes: there two pay. TensorRT-RTX compiles kernels for the
+shapes that it meets when the engine runs ("Working with Dynamic Shapes" in its documentation), and a second profile
+adds the same code again.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,16 +27,39 @@ from edgepress.artifact.spec import ModelSpec
 from edgepress.errors import InputError
 
 LAYOUT_FILE = "tensorrt.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Range = tuple[int, int, int]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 NumberType = Literal["float32", "float16", "int8", "int4"]
+Profiles = Literal["one", "two"]
+ProfileName = Literal["both", "prefill", "decode"]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+SUITED_PROFILES: dict[str, Profiles] = {"tensorrt": "two", "tensorrt_rtx": "one"}
 
 _TOKENS_A_CALL = 512
 _LOGITS_BYTES = 1 << 27  # of one call; prompts are cut so that these stay within this
 _SEQUENCE_USUAL = 128
 _PAST_USUAL = 512
+
+
+class TensorrtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an export's engines are made for.
+
+    ``targets`` are GPUs or compute capabilities to build for ahead of time; ``profiles`` is one or two, None what suits
+    the library that builds; ``batch`` the most sequences, ``call_tokens`` the most tokens of a call (None: 512, fewer
+    where their logits would pass 128 MiB), ``context`` the most tokens of a sequence (None: the model's).
+    """
+
+    targets: tuple[str, ...] = ()
+    profiles: Profiles | None = None
+    batch: Positive = 4
+    call_tokens: Positive | None = None
+    context: Positive | None = None
+
+
+DEFAULTS = TensorrtOptions()
 
 
 class LayerCache(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +77,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TensorrtLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``tensorrt.json``. ``number_types`` are those of the weights, which decide where engines run."""
+    """The content of ``tensorrt.json``. ``number_types`` are those of the weights, which decide where engines run.
+
+    ``context``, ``batch`` and ``call_tokens`` are the most that engines take, as in :class:`TensorrtOptions`.
+    """
 
     format_version: int = FORMAT_VERSION
     dtype: Literal["float16"] = "float16"
@@ -58,14 +88,33 @@ class TensorrtLayout(msgspec.Struct, frozen=True, kw_only=True):
     head_dim: int
     vocab: int
     context: int
+    batch: int
+    call_tokens: int
     number_types: tuple[NumberType, ...]
-    profiles: dict[Literal["prefill", "decode"], Profile]
+    profiles: Profiles | None = None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
-    def shapes(self, profile: Literal["prefill", "decode"]) -> dict[str, Shapes]:
+    @property
+    def ranges(self) -> dict[ProfileName, Profile]:
+        """The profiles of an engine, in its order; ``profiles`` is settled."""
+        past, batch = self.context - 1, (1, 1, self.batch)
+        usual, cached = min(_SEQUENCE_USUAL, self.call_tokens), min(_PAST_USUAL, past)
+        if self.profiles == "one":
+            return {"both": Profile(batch=batch, sequence=(1, usual, self.call_tokens), past=(0, cached, past))}
+        assert self.profiles == "two", "whether engines have one or two profiles is not settled"
+        return {
+            "prefill": Profile(batch=batch, sequence=(1, usual, self.call_tokens), past=(0, 0, past)),
+            "decode": Profile(batch=batch, sequence=(1, 1, 1), past=(0, cached, past)),
+        }
+
+    def settled(self, library: str, asked: Profiles | None = None) -> TensorrtLayout:
+        """The layout with as many profiles as are asked for, else as the export says, else as suit the library."""
+        return msgspec.structs.replace(self, profiles=asked or self.profiles or SUITED_PROFILES[library])
+
+    def shapes(self, profile: ProfileName) -> dict[str, Shapes]:
         """Least, usual and greatest shape of every input in a profile."""
-        ranges = self.profiles[profile]
+        ranges = self.ranges[profile]
         points = [(ranges.batch[at], ranges.sequence[at], ranges.past[at]) for at in range(3)]
         tokens = [(batch, sequence) for batch, sequence, _past in points]
         masks = [(batch, past + sequence) for batch, sequence, past in points]
@@ -87,29 +136,41 @@ def cache_names(depth: int, prefix: str) -> tuple[str, ...]:
     return tuple(f"{prefix}.{i}.{side}" for i in range(depth) for side in ("key", "value"))
 
 
-def decoder_layout(spec: ModelSpec, number_types: tuple[NumberType, ...], *, batch: int = 4) -> TensorrtLayout:
+def decoder_layout(
+    spec: ModelSpec, number_types: tuple[NumberType, ...], options: TensorrtOptions = DEFAULTS
+) -> TensorrtLayout:
     """The layout of a decoder's graph.
 
     Args:
         spec: the model.
         number_types: of its weights.
-        batch: sequences at most.
+        options: limits of its engines.
+
+    Raises:
+        InputError: a context beyond the model's, or calls beyond the context.
     """
-    longest = max(1, min(_TOKENS_A_CALL, _LOGITS_BYTES // (4 * spec.vocab * batch), spec.context))
-    usual, past, batches = min(_SEQUENCE_USUAL, longest), spec.context - 1, (1, 1, batch)
+    context = options.context or spec.context
+    if context > spec.context:
+        raise InputError(f"TensorRT export: context {context}, the model's is {spec.context} tokens")
+    if (options.call_tokens or 1) > context:
+        raise InputError(f"TensorRT export: calls of {options.call_tokens} tokens in a context of {context}")
+    fitting = max(1, min(_TOKENS_A_CALL, _LOGITS_BYTES // (4 * spec.vocab * options.batch), context))
     return TensorrtLayout(
         layers=tuple(LayerCache(kv_heads=layer.kv_heads) for layer in spec.layers),
         head_dim=spec.head_dim,
         vocab=spec.vocab,
-        context=spec.context,
+        context=context,
+        batch=options.batch,
+        call_tokens=options.call_tokens or fitting,
         number_types=number_types,
-        profiles={
-            "prefill": Profile(batch=batches, sequence=(1, usual, longest), past=(0, 0, past)),
-            "decode": Profile(batch=batches, sequence=(1, 1, 1), past=(0, min(_PAST_USUAL, past), past)),
-        },
+        profiles=options.profiles,
         inputs=("input_ids", "position_ids", "attention_mask", *cache_names(spec.depth, "past_key_values")),
         outputs=("logits", *cache_names(spec.depth, "present")),
     )
+
+
+class _Version(msgspec.Struct, frozen=True):
+    format_version: int
 
 
 def is_tensorrt(directory: Path) -> bool:
@@ -130,9 +191,10 @@ def read_layout(directory: Path) -> TensorrtLayout:
     """
     path = directory / LAYOUT_FILE
     try:
-        layout = msgspec.json.decode(path.read_bytes(), type=TensorrtLayout)
+        content = path.read_bytes()
+        version = msgspec.json.decode(content, type=_Version).format_version
+        if version != FORMAT_VERSION:
+            raise InputError(f"{path}: format version {version}, this edgepress reads {FORMAT_VERSION}; export again")
+        return msgspec.json.decode(content, type=TensorrtLayout)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path}: cannot be read as the description of a TensorRT export ({error})") from error
-    if layout.format_version != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {layout.format_version}, this edgepress reads {FORMAT_VERSION}")
-    return layout

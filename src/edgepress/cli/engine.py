@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgepress.cli.app import Json, app, print_json
+from edgepress.cli.profiles import ProfileChoice, chosen_profiles
 
 engine_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(engine_app, name="engine", help="TensorRT engines: build, script, read.")
@@ -27,6 +28,7 @@ def build(
     target: Annotated[
         str | None, typer.Option("--target", help="Build ahead of time for, like sm86 (tensorrt_rtx only).")
     ] = None,
+    profiles: ProfileChoice = None,
     level: Annotated[
         int | None, typer.Option("--level", min=0, max=5, help="Optimization level; default: 3, or 2 in low memory.")
     ] = None,
@@ -43,6 +45,7 @@ def build(
         directory,
         library=library,
         target=target,
+        profiles=chosen_profiles(profiles),
         level=level,
         low_memory=low_memory,
         workspace_bytes=None if workspace_mb is None else workspace_mb << 20,
@@ -60,6 +63,7 @@ def script(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The script to write; default: DIR/build_engine.sh.")
     ] = None,
+    profiles: ProfileChoice = None,
     low_memory: LowMemory = False,
 ) -> None:
     """Write a shell script that builds and times the engine with trtexec, for boards without Python."""
@@ -68,7 +72,8 @@ def script(
     from edgepress.runtime.trtexec import build_script
 
     path = out or directory / "build_engine.sh"
-    write_atomically(path, build_script(read_any_layout(directory), low_memory=low_memory))
+    text = build_script(read_any_layout(directory), profiles=chosen_profiles(profiles), low_memory=low_memory)
+    write_atomically(path, text)
     path.chmod(0o755)
     print(f"{path}  copy it with the export to the board and run it there, beside model.onnx")
 

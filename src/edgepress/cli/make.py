@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from edgepress.artifact.tensorrt_layout import TensorrtOptions
 from edgepress.cli.app import Json, app, print_json
+from edgepress.cli.profiles import ProfileChoice, chosen_profiles
 from edgepress.cli.tables import print_plan, print_results
 from edgepress.errors import InputError
 from edgepress.recipe import TARGETS, ExportTarget, load_recipe
@@ -70,6 +72,14 @@ def export(
         list[str] | None,
         typer.Option("--target", help="GPUs to build TensorRT engines for, such as rtx-4090 or sm86; comma-separated."),
     ] = None,
+    profiles: ProfileChoice = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Sequences that TensorRT engines take at most.")] = 4,
+    call_tokens: Annotated[
+        int | None, typer.Option("--call-tokens", min=1, help="Tokens of a call at most; default: 512, or what fits.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", min=1, help="Tokens of a sequence at most; default: the model's.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Export a checkpoint to OUT/gguf, OUT/onnx or OUT/tensorrt, through the parity gate."""
@@ -77,7 +87,14 @@ def export(
     from edgepress.pipeline import run as pipeline
 
     targets = tuple(_target(name) for name in to)
-    pipeline.export(artifact, targets, out, tuple(target or ()))
+    options = TensorrtOptions(
+        targets=tuple(target or ()),
+        profiles=chosen_profiles(profiles),
+        batch=batch,
+        call_tokens=call_tokens,
+        context=context,
+    )
+    pipeline.export(artifact, targets, out, options)
     written = {
         file.relative_to(out).as_posix(): tree_bytes(file)
         for name in targets

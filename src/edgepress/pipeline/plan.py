@@ -13,6 +13,7 @@ import msgspec
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan
+from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.tokens import check_calibration, require_file
 from edgepress.compress.quantize.assign import Assignment, assign_formats, free_choices
 from edgepress.compress.quantize.config import QuantizeStep
@@ -63,6 +64,7 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         _check_judges(step, recipe.calibration.samples)
     if targets:
         _check_measurements(student, recipe)
+        _check_tensorrt(recipe, targets)
     chosen = smallest_formats(student, step, budget_target(recipe)) if step.budgets else {}
     assignment = assign_formats(student, step, chosen)
     model = model_plan(student, assignment)
@@ -70,13 +72,14 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         _check_training(model, recipe)
     if step.budgets:
         _check_choices(student, recipe, model, targets)
-        smallest = sum(predict_files(model, budget_target(recipe)).values())
+        smallest = sum(predict_files(model, budget_target(recipe), recipe.tensorrt).values())
         check_budget(smallest, target_bytes(student, step), step, assignment.fell_back)
         if (limit := token_time_limit(student, step, budget_target(recipe))) is not None:
             check_alone(limit)
     files: dict[str, int] = {}
     for target in targets:
-        files |= predict_files(model, target)
+        files |= predict_files(model, target, recipe.tensorrt)
+    check_gpus(model, recipe.tensorrt.targets if "tensorrt" in targets else ())
     return RunPlan(
         model=model,
         fell_back=assignment.fell_back,
@@ -163,7 +166,29 @@ def _check_measurements(student: Student, recipe: Recipe) -> None:
         raise InputError(f"bench.depth: {deepest} tokens leave no room in the student's context of {context}")
 
 
-def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
+def _check_tensorrt(recipe: Recipe, targets: tuple[ExportTarget, ...]) -> None:
+    """Refuse a context of engines that the measurements do not fit into."""
+    context, evaluated = recipe.tensorrt.context, recipe.evaluate.context if recipe.evaluate else 0
+    if "tensorrt" in targets and context is not None and context < evaluated:
+        raise InputError(f"tensorrt.context: {context} tokens are fewer than evaluate.context, {evaluated}")
+
+
+def check_gpus(model: ModelPlan, names: tuple[str, ...]) -> tuple[str, ...]:
+    """GPUs to build TensorRT engines for → compute capabilities, each once.
+
+    Raises:
+        InputError: an unknown one, one that cannot be built for here or compute with the model, or no TensorRT-RTX.
+    """
+    if not names:
+        return ()
+    from edgepress.export.tensorrt.engine import check_targets, resolve_targets
+
+    capabilities = resolve_targets(list(names))
+    check_targets(model, capabilities)
+    return capabilities
+
+
+def predict_files(model: ModelPlan, target: ExportTarget, options: TensorrtOptions = DEFAULTS) -> dict[str, int]:
     """Exact bytes of every file of an export, by path below the output directory; refuses what cannot be exported."""
     check_support(model, target)
     if target == "gguf":
@@ -173,7 +198,7 @@ def predict_files(model: ModelPlan, target: ExportTarget) -> dict[str, int]:
     if target == "tensorrt":
         from edgepress.export.tensorrt.writer import predict_tensorrt_bytes
 
-        return {f"tensorrt/{name}": size for name, size in predict_tensorrt_bytes(model).items()}
+        return {f"tensorrt/{name}": size for name, size in predict_tensorrt_bytes(model, options).items()}
     from edgepress.export.onnx.writer import predict_onnx_bytes
 
     return {f"onnx/{name}": size for name, size in predict_onnx_bytes(model).items()}

@@ -92,7 +92,7 @@ def _press_to_budget(work: Work, text: Text, directory: Path) -> None:
 
     def file_bytes(formats: Mapping[str, str]) -> int:
         model = model_plan(student, assign_formats(student, step, formats))
-        return sum(predict_files(model, target).values())
+        return sum(predict_files(model, target, recipe.tensorrt).values())
 
     sizes, others = format_sizes(student, step, target, file_bytes)
     budget, time = target_bytes(student, step), token_time_limit(student, step, target)

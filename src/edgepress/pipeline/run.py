@@ -11,6 +11,7 @@ import msgspec
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
 from edgepress.artifact.files import sha256_file
 from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
+from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.tokens import calibration_digest
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.search.records import read_allocation
@@ -21,6 +22,7 @@ from edgepress.pipeline.plan import (
     RunPlan,
     budget_target,
     check_disk,
+    check_gpus,
     make_plan,
     needs_calibration,
     predict_files,
@@ -51,8 +53,8 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
         output.run("checkpoint", key, lambda working: press(student, recipe, working), derived=TARGETS)
         checkpoint = Checkpoint(out / "checkpoint")
         if recipe.quantize.budgets:
-            plan = _with_chosen_formats(plan, checkpoint, targets)
-        export_targets(checkpoint, targets, output, key)
+            plan = _with_chosen_formats(plan, checkpoint, targets, recipe.tensorrt)
+        export_targets(checkpoint, targets, output, key, recipe.tensorrt)
         _manifest(student, recipe, plan, out, ["checkpoint", *targets])
     return plan
 
@@ -72,13 +74,15 @@ def check_met(recipe: Recipe, out: Path) -> None:
     )
 
 
-def _with_chosen_formats(plan: RunPlan, checkpoint: Checkpoint, targets: tuple[ExportTarget, ...]) -> RunPlan:
+def _with_chosen_formats(
+    plan: RunPlan, checkpoint: Checkpoint, targets: tuple[ExportTarget, ...], options: TensorrtOptions
+) -> RunPlan:
     """The plan as it turned out where a budget chose the formats."""
     tensors = tuple(
         msgspec.structs.replace(tensor, format=checkpoint.format(tensor.name)) for tensor in plan.model.tensors
     )
     model = msgspec.structs.replace(plan.model, tensors=tensors)
-    files = {path: size for target in targets for path, size in predict_files(model, target).items()}
+    files = {path: size for target in targets for path, size in predict_files(model, target, options).items()}
     return msgspec.structs.replace(plan, model=model, files=files)
 
 
@@ -87,15 +91,16 @@ def export_targets(
     targets: tuple[ExportTarget, ...],
     output: Output,
     checkpoint_key: str,
-    capabilities: tuple[str, ...] = (),
+    options: TensorrtOptions = DEFAULTS,
 ) -> None:
-    """Export a checkpoint to each target, through the parity gate; engines for the compute capabilities behind it."""
+    """Export a checkpoint to each target, through the parity gate; TensorRT engines for their targets behind it."""
+    capabilities = check_gpus(checkpoint.plan(), options.targets if "tensorrt" in targets else ())
     reference: list[ParityReference] = []
     for target in targets:
 
         def make(directory: Path, target: ExportTarget = target) -> None:
-            model = _export(checkpoint, target, directory)
-            _check_size(checkpoint, target, directory)
+            model = _export(checkpoint, target, directory, options)
+            _check_size(checkpoint, target, directory, options)
             if not reference:
                 reference.append(parity_reference(checkpoint))
             result = check_logits(model, checkpoint, reference[0])
@@ -103,8 +108,8 @@ def export_targets(
             if target == "tensorrt":
                 _build_engines(directory, capabilities)
 
-        built = (capabilities,) if target == "tensorrt" and capabilities else ()
-        output.run(target, stage_key("export", 1, target, checkpoint_key, *built), make)
+        asked = [2, msgspec.structs.replace(options, targets=capabilities)] if target == "tensorrt" else [1]
+        output.run(target, stage_key("export", asked[0], target, checkpoint_key, *asked[1:]), make)
 
 
 def _build_engines(directory: Path, capabilities: tuple[str, ...]) -> None:
@@ -114,33 +119,25 @@ def _build_engines(directory: Path, capabilities: tuple[str, ...]) -> None:
         build_engine(directory, capability)
 
 
-def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path, gpus: tuple[str, ...] = ()) -> None:
-    """``edgepress export``: an existing checkpoint to files; ``gpus`` are those to build TensorRT engines for.
+def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path, options: TensorrtOptions = DEFAULTS) -> None:
+    """``edgepress export``: an existing checkpoint to files.
 
     Raises:
         InputError: no checkpoint there, a target that cannot hold it, or a GPU that cannot compute with it.
     """
-    if gpus and "tensorrt" not in targets:
-        raise InputError("--target names GPUs to build TensorRT engines for; add --to tensorrt")
+    if options != DEFAULTS and "tensorrt" not in targets:
+        raise InputError("GPUs, profiles and limits are those of TensorRT engines; add --to tensorrt")
     directory = artifact if is_checkpoint(artifact) else artifact / "checkpoint"
     if not is_checkpoint(directory):
         raise InputError(f"{artifact}: no checkpoint here; give the output of 'edgepress compress' or 'edgepress run'")
     check_files(artifact, "checkpoint")
     checkpoint = Checkpoint(directory)
     for target in targets:
-        predict_files(checkpoint.plan(), target)
-    capabilities = _check_gpus(checkpoint, gpus) if gpus else ()
+        predict_files(checkpoint.plan(), target, options)
+    check_gpus(checkpoint.plan(), options.targets)
     output = Output(out)
     with output.claim():
-        export_targets(checkpoint, targets, output, checkpoint.digest(), capabilities)
-
-
-def _check_gpus(checkpoint: Checkpoint, gpus: tuple[str, ...]) -> tuple[str, ...]:
-    from edgepress.export.tensorrt.engine import check_targets, resolve_targets
-
-    capabilities = resolve_targets(list(gpus))
-    check_targets(checkpoint.plan(), capabilities)
-    return capabilities
+        export_targets(checkpoint, targets, output, checkpoint.digest(), options)
 
 
 def state(student: Student, plan: RunPlan) -> None:
@@ -162,7 +159,7 @@ def _checkpoint_key(student: Student, recipe: Recipe) -> str:
     return stage_key("checkpoint", 3, student.digest(), step, calibration, student.name, target)
 
 
-def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> ModelFile:
+def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path, options: TensorrtOptions) -> ModelFile:
     """Write one target and compare its integers with the checkpoint's."""
     if target == "gguf":
         from edgepress.export.gguf.tokenizer.check import check_tokenizer
@@ -178,7 +175,7 @@ def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> Mo
         from edgepress.export.tensorrt.verify import verify_tensorrt
         from edgepress.export.tensorrt.writer import export_tensorrt
 
-        export_tensorrt(checkpoint, directory)
+        export_tensorrt(checkpoint, directory, options)
         verify_tensorrt(directory, checkpoint)
         return ModelFile(engine="onnxruntime", path=directory)
     from edgepress.export.onnx.verify import verify_onnx
@@ -189,9 +186,9 @@ def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> Mo
     return ModelFile(engine="onnxruntime", path=directory)
 
 
-def _check_size(checkpoint: Checkpoint, target: ExportTarget, directory: Path) -> None:
+def _check_size(checkpoint: Checkpoint, target: ExportTarget, directory: Path, options: TensorrtOptions) -> None:
     """The plan promised exact sizes; hold it to that."""
-    for path, size in predict_files(checkpoint.plan(), target).items():
+    for path, size in predict_files(checkpoint.plan(), target, options).items():
         written = (directory / path.removeprefix(f"{target}/")).stat().st_size
         if written != size:
             raise ParityError(f"{path}: {written} bytes written, {size} predicted; please report this")

@@ -13,6 +13,7 @@ from standard_graphs import checkpoint, exported
 from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.errors import EdgepressError, InputError
 from edgepress.export.tensorrt.engine import build_engine, check_targets, resolve_targets
 
@@ -22,14 +23,19 @@ pytest.importorskip("tensorrt_rtx")
 WIDE: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 1, "head_dim": 64}
 
 
-def built(source: Checkpoint, out: Path, capability: str) -> bytes:
-    directory = exported(source, out)
+def built(source: Checkpoint, out: Path, capability: str, options: TensorrtOptions = DEFAULTS) -> bytes:
+    directory = exported(source, out, options)
     record = build_engine(directory, capability)
     folder = directory / "engines" / capability
     assert json.loads((folder / "engine.json").read_text())["engine_bytes"] == record.engine_bytes
     engine = (folder / "model.engine").read_bytes()
     assert hashlib.sha256(engine).hexdigest() == record.engine_sha256
     return engine
+
+
+def fused_attentions(engine: bytes) -> int:
+    """Kernels that compute attention as one, over all layers and profiles."""
+    return len(re.findall(rb"function=\{ name=_gemm_mha", engine))
 
 
 @pytest.mark.parametrize("capability", ["sm86", "sm89", "sm120"])
@@ -61,7 +67,17 @@ def test_engines_hold_integers_and_multiply_them_in_one_kernel_with_fused_attent
     assert 0.9 * weights < saved["int8"] < 1.1 * weights
     assert 0.9 * 1.46 * weights < saved["trt_int4_64"] < 1.1 * 1.46 * weights
     for engine in engines.values():
-        assert len(re.findall(rb"function=\{ name=_gemm_mha", engine)) == 2  # a layer, in two profiles
+        assert fused_attentions(engine) == 1
+
+
+def test_a_second_profile_is_the_code_again_and_not_the_weights(tmp_path: Path) -> None:
+    source = checkpoint(make_model_dir("llama", tmp_path / "model", **WIDE), tmp_path)
+    engines = {}
+    for profiles in ("one", "two"):
+        (tmp_path / profiles).mkdir()
+        engines[profiles] = built(source, tmp_path / profiles, "sm86", TensorrtOptions(profiles=profiles))
+    assert [fused_attentions(engine) for engine in engines.values()] == [1, 2]
+    assert 0 < len(engines["two"]) - len(engines["one"]) < 2 << 20
 
 
 def test_a_graph_that_is_none_is_one_line(llama_dir: Path, tmp_path: Path) -> None:
