@@ -49,8 +49,8 @@ def test_damage_is_one_line(file: str, damage: str, graph: Path) -> None:
 
 def test_another_version_of_the_description_is_refused(graph: Path) -> None:
     path = graph / "tensorrt.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 7'))
-    with pytest.raises(InputError, match=r"tensorrt\.json: format version 7, this edgepress reads 1"):
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 7'))
+    with pytest.raises(InputError, match=r"tensorrt\.json: format version 7, this edgepress reads 2; export again"):
         OrtStandardSession(graph)
 
 
