@@ -201,3 +201,25 @@ def test_the_script_builds_times_and_keeps_nothing_of_a_failure(exported: Path, 
     if code == 0:
         assert "--loadEngine=" in calls[1]
         assert "--exportTimes=" in calls[1]
+
+
+def test_the_script_keeps_engines_of_other_shapes_apart_wherever_it_is_called_from(
+    exported: Path, tmp_path: Path
+) -> None:
+    trtexec = tmp_path / "trtexec"
+    trtexec.write_text(
+        "#!/bin/sh\nfor a; do case $a in --saveEngine=*) echo engine > ${a#*=};; esac; done\n", encoding="utf-8"
+    )
+    trtexec.chmod(0o755)
+    edgepress("engine", "script", exported)
+    script, environment = exported / "build_engine.sh", {"TRTEXEC": str(trtexec), "PATH": "/usr/bin:/bin"}
+
+    def build() -> str:
+        called = [f"{exported.name}/build_engine.sh"]
+        done = subprocess.run(called, env=environment, cwd=exported.parent, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout
+
+    first = build()
+    script.write_text(script.read_text("utf-8").replace(":1x3x32x32", ":2x3x32x32"), encoding="utf-8")
+    assert build() != first
