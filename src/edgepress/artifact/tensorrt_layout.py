@@ -23,6 +23,7 @@ from edgepress.artifact.spec import ModelSpec
 from edgepress.errors import InputError
 
 LAYOUT_FILE = "tensorrt.json"
+ADDED_LATER = ("engines/", "build_engine.sh")  # to an export's directory, by other commands and on other machines
 FORMAT_VERSION = 1
 
 Range = tuple[int, int, int]

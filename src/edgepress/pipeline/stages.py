@@ -66,30 +66,38 @@ class Output:
                 raise InputError(f"{self.root}: another edgepress run is writing here; wait for it to end") from error
             yield
 
-    def run(self, name: str, key: str, make: Callable[[Path], None], derived: tuple[str, ...] = ()) -> Path:
+    def run(
+        self,
+        name: str,
+        key: str,
+        make: Callable[[Path], None],
+        derived: tuple[str, ...] = (),
+        added: tuple[str, ...] = (),
+    ) -> Path:
         """The directory of a stage, made by ``make`` unless it is there already.
 
-        The ``derived`` stages, which were made from an earlier result, are removed when it is made anew.
+        The ``derived`` stages, which were made from an earlier result, are removed when it is made anew. Files whose
+        paths begin with an entry of ``added`` belong to other commands: they stay as long as the stage's own do.
         """
         final = self.root / name
-        if self.is_done(name, key):
+        if self.is_done(name, key, added):
             say(f"{name}: up to date")
             return final
         for stale in (*derived, name):
             self.forget(stale)
         with atomic_directory(final) as working:
             make(working)
-        record = StageRecord(key=key, files=list_files(self.root, [name]))
+        record = StageRecord(key=key, files=list_files(self.root, [name], added))
         write_atomically(self._record(name), msgspec.json.encode(record))
         return final
 
-    def is_done(self, name: str, key: str) -> bool:
+    def is_done(self, name: str, key: str, added: tuple[str, ...] = ()) -> bool:
         """Whether a stage's record and files are those of ``key``."""
         try:
             record = msgspec.json.decode(self._record(name).read_bytes(), type=StageRecord)
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
             return False
-        return record.key == key and record.files == list_files(self.root, [name])
+        return record.key == key and record.files == list_files(self.root, [name], added)
 
     def forget(self, name: str) -> None:
         """Remove a stage's record and files."""
