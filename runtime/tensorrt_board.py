@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 
 from edgepress.artifact.encoder_layout import is_encoder, read_encoder_layout
-from edgepress.artifact.files import atomic_directory, sha256_file, write_atomically
+from edgepress.artifact.files import atomic_directory, sha256_file, sole_writer, write_atomically
 from edgepress.artifact.tensorrt_layout import TensorrtLayout, is_tensorrt, read_layout
 from edgepress.errors import EdgepressError, InputError, require
 from edgepress.profiles.gpus import find_capability, known_capabilities
+from edgepress.progress import say
 from edgepress.runtime.cuda_device import free_gpu_bytes, read_gpu
 from edgepress.runtime.tensorrt_builder import Layout, write_engine
 from edgepress.runtime.tensorrt_engines import ENGINE_FILE, ENGINES_FOLDER, RECORD_FILE
@@ -101,7 +102,7 @@ def build_here(
     Args:
         directory: with ``model.onnx`` and its layout.
         library: ``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed.
-        target: a compute capability to build for ahead of time, like ``sm86`` (``tensorrt_rtx`` alone).
+        target: a GPU to build for ahead of time, like ``rtx-4090`` or ``sm86`` (``tensorrt_rtx`` alone).
         level: TensorRT's optimization level, 0 to 5; higher builds longer.
         low_memory: fewer kernels tried, no library tactics, one stream.
         workspace_bytes: for the builder; None takes what is free.
@@ -124,7 +125,9 @@ def build_here(
     workspace = workspace_bytes or workspace_limit((directory / DATA_FILE).stat().st_size, free, directory)
     timing = directory / ENGINES_FOLDER / "timing" / f"{place.digest}.cache"
     settings = _Settings(trt, place, chosen, low_memory, workspace, timing)
-    with atomic_directory(folder) as working:
+    folder.parent.mkdir(exist_ok=True)
+    say(f"{place.builder} {place.version}: building for {place.gpu or place.capability}, which can take minutes")
+    with sole_writer(folder.parent, folder.parent / ".lock"), atomic_directory(folder) as working:
         start = time.perf_counter()
         write_engine(trt, directory / GRAPH_FILE, layout, settings.apply, working / ENGINE_FILE)
         seconds = time.perf_counter() - start

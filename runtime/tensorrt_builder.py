@@ -101,7 +101,10 @@ class Build:
         for tensors in profile_shapes(layout).values():
             profile = self.builder.create_optimization_profile()
             for tensor, shapes in tensors.items():
-                profile.set_shape(tensor, *shapes)
+                try:
+                    profile.set_shape(tensor, *shapes)
+                except RuntimeError as error:
+                    raise EdgepressError(f"{graph}: TensorRT refuses the shapes {shapes} of {tensor}") from error
             self.config.add_optimization_profile(profile)
         configure(self.config)
 

@@ -100,6 +100,10 @@ def export_encoder(
     traced = trace(directory)
     inputs = read_calibration(calibration, directory, traced, samples) if calibration else []
     fitted, judged = split(inputs)
+    if calibration and not judged:
+        raise InputError(
+            f"{calibration}: {len(inputs)} calibration inputs; wanted {_HELD_OUT} or more, one to judge by"
+        )
     model = OnnxModel(traced.proto)
     with tempfile.TemporaryDirectory(dir=out) as working:
         reference = _save(model.proto, Path(working))

@@ -15,6 +15,7 @@ from encoders import calibration_for, make_encoder_dir
 from tiny_models import make_model_dir
 
 from edgepress.artifact.families import is_matrix
+from edgepress.artifact.files import sole_writer
 from edgepress.errors import EdgepressError, InputError
 from edgepress.export.encoder.write import export_encoder
 from edgepress.export.tensorrt.writer import export_tensorrt
@@ -69,6 +70,16 @@ def test_whatever_goes_into_an_engine_changes_its_place(exported: Path, name: st
     assert second.path.parent != first.path.parent
 
 
+def test_two_builds_at_once_are_refused(exported: Path) -> None:
+    engines = exported / "engines"
+    engines.mkdir()
+    with sole_writer(engines, engines / ".lock"):
+        message = edgepress("engine", "build", exported, "--library", "tensorrt_rtx", "--target", "sm86")
+    assert message.code == 2
+    assert "engines: another edgepress run is writing here" in message.err
+    assert not list(engines.glob("*/model.engine"))
+
+
 def test_a_damaged_engine_is_built_again(exported: Path) -> None:
     first = build_here(exported, target="sm120")
     first.path.write_bytes(first.path.read_bytes()[:1000])
@@ -109,6 +120,15 @@ def test_without_a_gpu_a_target_is_asked_for(exported: Path) -> None:
 def test_a_jetson_is_not_built_for_elsewhere(exported: Path) -> None:
     message = edgepress("engine", "build", exported, "--library", "tensorrt_rtx", "--target", "sm87").error()
     assert "cannot build for it ahead of time" in message
+
+
+def test_a_target_is_a_name_in_any_spelling_and_checked_like_its_capability(exported: Path, tmp_path: Path) -> None:
+    first = build_here(exported, library="tensorrt_rtx", target="GeForce RTX 3060")
+    assert first.record.key.place.capability == "sm86"
+    assert build_here(exported, library="tensorrt_rtx", target="SM86").reused
+    for name in ("gtx-1080", "none"):
+        message = edgepress("engine", "build", exported, "--library", "tensorrt_rtx", "--target", name).error()
+        assert f"unknown target '{name}'; known targets: sm53" in message
 
 
 def test_a_missing_library_names_its_extra(exported: Path) -> None:

@@ -96,6 +96,7 @@ def decoder_layout(spec: ModelSpec, number_types: tuple[NumberType, ...], *, bat
         number_types: of its weights.
         batch: sequences at most.
     """
+    inputs, outputs = _names(spec.depth)
     longest = max(1, min(_TOKENS_A_CALL, _LOGITS_BYTES // (4 * spec.vocab * batch), spec.context))
     usual, past, batches = min(_SEQUENCE_USUAL, longest), spec.context - 1, (1, 1, batch)
     return TensorrtLayout(
@@ -108,8 +109,8 @@ def decoder_layout(spec: ModelSpec, number_types: tuple[NumberType, ...], *, bat
             "prefill": Profile(batch=batches, sequence=(1, usual, longest), past=(0, 0, past)),
             "decode": Profile(batch=batches, sequence=(1, 1, 1), past=(0, min(_PAST_USUAL, past), past)),
         },
-        inputs=("input_ids", "position_ids", "attention_mask", *cache_names(spec.depth, "past_key_values")),
-        outputs=("logits", *cache_names(spec.depth, "present")),
+        inputs=inputs,
+        outputs=outputs,
     )
 
 
@@ -136,4 +137,27 @@ def read_layout(directory: Path) -> TensorrtLayout:
         raise InputError(f"{path}: cannot be read as the description of a TensorRT export ({error})") from error
     if layout.format_version != FORMAT_VERSION:
         raise InputError(f"{path}: format version {layout.format_version}, this edgepress reads {FORMAT_VERSION}")
+    fault = _fault(layout)
+    if fault is not None:
+        raise InputError(f"{path}: {fault}; export again")
     return layout
+
+
+def _names(depth: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of the inputs and of the outputs."""
+    tokens = ("input_ids", "position_ids", "attention_mask")
+    return (*tokens, *cache_names(depth, "past_key_values")), ("logits", *cache_names(depth, "present"))
+
+
+def _fault(layout: TensorrtLayout) -> str | None:
+    """What keeps a layout from describing any graph."""
+    sizes = [layout.head_dim, layout.vocab, layout.context, *(layer.kv_heads for layer in layout.layers)]
+    if not layout.layers or min(sizes) < 1:
+        return "without layers, or with sizes below 1"
+    if (layout.inputs, layout.outputs) != _names(len(layout.layers)):
+        return f"its inputs and outputs are not those of {len(layout.layers)} layers"
+    for name, profile in layout.profiles.items():
+        for axis, (least, usual, greatest) in msgspec.structs.asdict(profile).items():
+            if not 0 <= least <= usual <= greatest:
+                return f"profile {name}: {axis} is {[least, usual, greatest]}, wanted least, usual and greatest"
+    return None if layout.profiles else "no profiles"

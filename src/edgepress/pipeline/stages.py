@@ -7,7 +7,6 @@ whose files match the record, is not run again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from edgepress import __version__
-from edgepress.artifact.files import atomic_directory, write_atomically
+from edgepress.artifact.files import atomic_directory, sole_writer, write_atomically
 from edgepress.artifact.manifest import FileEntry, list_files
 from edgepress.errors import InputError
 from edgepress.progress import say
@@ -59,11 +58,7 @@ class Output:
             records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.root}: cannot be created ({error.strerror})") from error
-        with (records / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"{self.root}: another edgepress run is writing here; wait for it to end") from error
+        with sole_writer(self.root, records / "lock"):
             yield
 
     def run(
