@@ -125,9 +125,15 @@ def build_here(
     workspace = workspace_bytes or workspace_limit((directory / DATA_FILE).stat().st_size, free, directory)
     timing = directory / ENGINES_FOLDER / "timing" / f"{place.digest}.cache"
     settings = _Settings(trt, place, chosen, low_memory, workspace, timing)
-    folder.parent.mkdir(exist_ok=True)
+    record = _build(trt, directory, layout, key, settings)
+    return Built(path=folder / ENGINE_FILE, reused=False, record=record)
+
+
+def _build(trt: Any, directory: Path, layout: Layout, key: EngineKey, settings: _Settings) -> BoardEngine:
+    engines, place = directory / ENGINES_FOLDER, key.place
+    engines.mkdir(exist_ok=True)
     say(f"{place.builder} {place.version}: building for {place.gpu or place.capability}, which can take minutes")
-    with sole_writer(folder.parent, folder.parent / ".lock"), atomic_directory(folder) as working:
+    with sole_writer(engines, engines / ".lock"), atomic_directory(engines / key.folder) as working:
         start = time.perf_counter()
         write_engine(trt, directory / GRAPH_FILE, layout, settings.apply, working / ENGINE_FILE)
         seconds = time.perf_counter() - start
@@ -136,11 +142,11 @@ def build_here(
             engine_sha256=sha256_file(working / ENGINE_FILE),
             engine_bytes=(working / ENGINE_FILE).stat().st_size,
             build_seconds=round(seconds, 3),
-            workspace_bytes=workspace,
+            workspace_bytes=settings.workspace_bytes,
         )
         (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     settings.keep_timings()
-    return Built(path=folder / ENGINE_FILE, reused=False, record=record)
+    return record
 
 
 def check_number_types(layout: Layout, capability: str) -> None:
@@ -192,7 +198,7 @@ class _Settings:
 
     def __init__(self, trt: Any, place: Place, level: int, low_memory: bool, workspace: int, timing: Path) -> None:
         self._trt, self._place, self._level, self._low_memory = trt, place, level, low_memory
-        self._workspace, self._timing = workspace, timing
+        self.workspace_bytes, self._timing = workspace, timing
         self._cache: Any = None
 
     def apply(self, config: Any) -> None:
@@ -201,7 +207,7 @@ class _Settings:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, self._place.capability.upper()), 0)
         config.builder_optimization_level = self._level
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._workspace)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_bytes)
         if self._low_memory:
             config.max_aux_streams = 0
             config.set_tactic_sources(0)

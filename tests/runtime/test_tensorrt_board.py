@@ -12,10 +12,11 @@ import tensorrt_rtx
 from checkpoints import write_checkpoint
 from commands import edgepress
 from encoders import calibration_for, make_encoder_dir
+from small_disk import run_on_small_disk
 from tiny_models import make_model_dir
 
 from edgepress.artifact.families import is_matrix
-from edgepress.artifact.files import sole_writer
+from edgepress.artifact.files import sole_writer, tree_bytes
 from edgepress.errors import EdgepressError, InputError
 from edgepress.export.encoder.write import export_encoder
 from edgepress.export.tensorrt.writer import export_tensorrt
@@ -78,6 +79,30 @@ def test_two_builds_at_once_are_refused(exported: Path) -> None:
     assert message.code == 2
     assert "engines: another edgepress run is writing here" in message.err
     assert not list(engines.glob("*/model.engine"))
+
+
+_BUILD = """
+import shutil, sys
+from edgepress.cli import main
+
+shutil.copytree(sys.argv[2], sys.argv[1] + "/t")
+sys.argv = ["edgepress", "engine", "build", sys.argv[1] + "/t", "--library", "tensorrt_rtx", "--target", "sm86"]
+try:
+    main()
+finally:
+    left = __import__("pathlib").Path(sys.argv[3]).glob("engines/*/*")
+    print("left:", *left)
+"""
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_engine(exported: Path, tmp_path: Path) -> None:
+    """TensorRT itself takes no notice of a stream that cannot be written, and says that the engine is done."""
+    (tmp_path / "disk").mkdir()
+    kilobytes = tree_bytes(exported) // 1024 + 100
+    done = run_on_small_disk(_BUILD, tmp_path / "disk", kilobytes, str(exported))
+    assert done.returncode == 2, done.stderr
+    assert "the disk is full; free some space and run the same command again" in done.stderr
+    assert done.stdout == "left:\n"
 
 
 def test_a_damaged_engine_is_built_again(exported: Path) -> None:
