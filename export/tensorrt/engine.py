@@ -116,7 +116,10 @@ def build_engine(directory: Path, capability: str) -> EngineRecord:
         config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), 0)
 
     folder = directory / ENGINES_FOLDER / capability
-    sources = {"graph_sha256": sha256_file(directory / MODEL_FILE), "data_sha256": sha256_file(directory / DATA_FILE)}
+    sources: dict[str, Any] = {
+        "graph_sha256": sha256_file(directory / MODEL_FILE),
+        "data_sha256": sha256_file(directory / DATA_FILE),
+    }
     kept = _kept(folder, {**sources, "version": trt.__version__})
     if kept is not None:
         say(f"engine for {capability}: up to date")

@@ -83,15 +83,16 @@ def test_two_builds_at_once_are_refused(exported: Path) -> None:
 
 _BUILD = """
 import shutil, sys
+from pathlib import Path
 from edgepress.cli import main
 
-shutil.copytree(sys.argv[2], sys.argv[1] + "/t")
-sys.argv = ["edgepress", "engine", "build", sys.argv[1] + "/t", "--library", "tensorrt_rtx", "--target", "sm86"]
+export = Path(sys.argv[1]) / "t"
+shutil.copytree(sys.argv[2], export)
+sys.argv = ["edgepress", "engine", "build", str(export), "--library", "tensorrt_rtx", "--target", "sm86"]
 try:
     main()
 finally:
-    left = __import__("pathlib").Path(sys.argv[3]).glob("engines/*/*")
-    print("left:", *left)
+    print("left:", *export.glob("engines/*/*"))
 """
 
 
