@@ -31,6 +31,7 @@ _PAIR = re.compile(r"([\w().%]+) = ([\d.eE+-]+) ms")
 _THROUGHPUT = re.compile(r"\[I\] Throughput: ([\d.eE+-]+) qps")
 _END = re.compile(r"&&&& (PASSED|FAILED) TensorRT\.trtexec \[TensorRT v(\d+)\](?: \[b\d+\])? # (.*)")
 _SHAPES = re.compile(r"--shapes='?([^'\s]+)")
+_ARRAY = re.compile(r"\s*\[\s*\{")  # messages begin with a bracket, too: "[08/01/2025-10:00:00] [I] …"
 _FROM_TEN = 100_000  # versions are written in more digits from TensorRT 10 on
 
 
@@ -71,15 +72,18 @@ class TrtexecRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_trtexec(paths: Iterable[Path]) -> list[TrtexecRecord]:
-    """Records of all files, those with the same name before the first dot taken together.
+    """Records of all files, those with the same name before the first dot in the same folder taken together.
+
+    Files of several folders, that is, of several engines, have the folder in their record's name.
 
     Raises:
         InputError: a file that is none of the three.
     """
-    groups: dict[str, list[Path]] = {}
+    groups: dict[tuple[Path, str], list[Path]] = {}
     for path in paths:
-        groups.setdefault(path.name.partition(".")[0], []).append(path)
-    return [_record(name, files) for name, files in groups.items()]
+        groups.setdefault((path.parent, path.name.partition(".")[0]), []).append(path)
+    several = len({folder for folder, _name in groups}) > 1
+    return [_record(f"{folder.name}/{name}" if several else name, files) for (folder, name), files in groups.items()]
 
 
 def _record(name: str, files: list[Path]) -> TrtexecRecord:
@@ -125,7 +129,7 @@ def _content(path: Path) -> str | list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if not text.lstrip().startswith("[{"):
+    if not _ARRAY.match(text):
         if "[I]" not in text and "&&&&" not in text:
             raise InputError(f"{path}: neither times, a profile nor the messages of trtexec")
         return text

@@ -55,7 +55,10 @@ class OrtStandardSession(ClosingSession):
         self._call_tokens = max(1, min(_MAX_TOKENS_A_CALL, _LOGITS_BYTES // (4 * self.vocab_size)))
         self._weights_bytes = sum(tree_bytes(file) for file in directory.glob("*.onnx*"))
         options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads or physical_cores(), 3
+        options.intra_op_num_threads, options.log_severity_level = (
+            threads or physical_cores(),
+            4,
+        )  # it raises its errors, too
         options.add_session_config_entry(*_FLOAT32_PRODUCTS)
         try:
             self._session: Any = runtime.InferenceSession(

@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 
 from edgepress.artifact.encoder_layout import is_encoder, read_encoder_layout
-from edgepress.artifact.files import atomic_directory, sha256_file, write_atomically
+from edgepress.artifact.files import atomic_directory, sha256_file, sole_writer, write_atomically
 from edgepress.artifact.tensorrt_layout import Profiles, TensorrtLayout, is_tensorrt, read_layout
 from edgepress.errors import EdgepressError, InputError, require
 from edgepress.profiles.gpus import find_capability, known_capabilities
+from edgepress.progress import say
 from edgepress.runtime.cuda_device import free_gpu_bytes, read_gpu
 from edgepress.runtime.tensorrt_builder import Layout, settled, write_engine
 from edgepress.runtime.tensorrt_engines import ENGINE_FILE, ENGINES_FOLDER, RECORD_FILE
@@ -103,7 +104,7 @@ def build_here(
     Args:
         directory: with ``model.onnx`` and its layout.
         library: ``tensorrt`` or ``tensorrt_rtx``; None takes the first that is installed.
-        target: a compute capability to build for ahead of time, like ``sm86`` (``tensorrt_rtx`` alone).
+        target: a GPU to build for ahead of time, like ``rtx-4090`` or ``sm86`` (``tensorrt_rtx`` alone).
         profiles: of a decoder's engine, one or two; None takes what the export says, else what suits the library.
         level: TensorRT's optimization level, 0 to 5; higher builds longer.
         low_memory: fewer kernels tried, no library tactics, one stream.
@@ -127,7 +128,15 @@ def build_here(
     workspace = workspace_bytes or workspace_limit((directory / DATA_FILE).stat().st_size, free, directory)
     timing = directory / ENGINES_FOLDER / "timing" / f"{place.digest}.cache"
     settings = _Settings(trt, place, chosen, low_memory, workspace, timing)
-    with atomic_directory(folder) as working:
+    record = _build(trt, directory, layout, key, settings)
+    return Built(path=folder / ENGINE_FILE, reused=False, record=record)
+
+
+def _build(trt: Any, directory: Path, layout: Layout, key: EngineKey, settings: _Settings) -> BoardEngine:
+    engines, place = directory / ENGINES_FOLDER, key.place
+    engines.mkdir(exist_ok=True)
+    say(f"{place.builder} {place.version}: building for {place.gpu or place.capability}, which can take minutes")
+    with sole_writer(engines, engines / ".lock"), atomic_directory(engines / key.folder) as working:
         start = time.perf_counter()
         write_engine(trt, directory / GRAPH_FILE, layout, settings.apply, working / ENGINE_FILE)
         seconds = time.perf_counter() - start
@@ -137,11 +146,11 @@ def build_here(
             engine_sha256=sha256_file(working / ENGINE_FILE),
             engine_bytes=(working / ENGINE_FILE).stat().st_size,
             build_seconds=round(seconds, 3),
-            workspace_bytes=workspace,
+            workspace_bytes=settings.workspace_bytes,
         )
         (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     settings.keep_timings()
-    return Built(path=folder / ENGINE_FILE, reused=False, record=record)
+    return record
 
 
 def check_number_types(layout: Layout, capability: str) -> None:
@@ -193,7 +202,7 @@ class _Settings:
 
     def __init__(self, trt: Any, place: Place, level: int, low_memory: bool, workspace: int, timing: Path) -> None:
         self._trt, self._place, self._level, self._low_memory = trt, place, level, low_memory
-        self._workspace, self._timing = workspace, timing
+        self.workspace_bytes, self._timing = workspace, timing
         self._cache: Any = None
 
     def apply(self, config: Any) -> None:
@@ -202,7 +211,7 @@ class _Settings:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, self._place.capability.upper()), 0)
         config.builder_optimization_level = self._level
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._workspace)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_bytes)
         if self._low_memory:
             config.max_aux_streams = 0
             config.set_tactic_sources(0)

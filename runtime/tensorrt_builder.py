@@ -77,6 +77,7 @@ def write_engine(trt: Any, graph: Path, layout: Layout, configure: Callable[[Any
 
     Raises:
         EdgepressError: as :func:`serialized_engine`.
+        OSError: the file cannot be written, such as on a full disk.
     """
     build = Build(trt, graph, layout, configure)
     forget_pages(graph.parent)
@@ -86,6 +87,8 @@ def write_engine(trt: Any, graph: Path, layout: Layout, configure: Callable[[Any
     with path.open("wb") as stream:
         sink = _sink(trt, stream.write)
         done = build.builder.build_serialized_network_to_stream(build.network, build.config, sink)
+        if sink.failure is not None:  # TensorRT goes on without what could not be written, and calls it done
+            raise sink.failure
         build.check(True if done else None)
 
 
@@ -114,7 +117,10 @@ class Build:
         for tensors in profile_shapes(layout).values():
             profile = self.builder.create_optimization_profile()
             for tensor, shapes in tensors.items():
-                profile.set_shape(tensor, *shapes)
+                try:
+                    profile.set_shape(tensor, *shapes)
+                except RuntimeError as error:
+                    raise EdgepressError(f"{graph}: TensorRT refuses the shapes {shapes} of {tensor}") from error
             self.config.add_optimization_profile(profile)
         configure(self.config)
 
@@ -136,7 +142,16 @@ def _network_flags(trt: Any) -> int:
 
 def _sink(trt: Any, write: Callable[[bytes], int]) -> Any:
     class Sink(trt.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.failure: OSError | None = None
+
         def write(self, data: bytes) -> int:
-            return write(data)
+            if self.failure is None:
+                try:
+                    return write(data)
+                except OSError as error:
+                    self.failure = error
+            return 0
 
     return Sink()

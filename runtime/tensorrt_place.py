@@ -15,6 +15,7 @@ import msgspec
 from edgepress.artifact.files import sha256_file
 from edgepress.artifact.tensorrt_layout import Shapes
 from edgepress.errors import InputError
+from edgepress.profiles.gpus import find_capability
 from edgepress.runtime.cuda_device import Gpu, module_part_number, read_gpu
 from edgepress.runtime.environment import read_machine
 from edgepress.runtime.tensorrt_builder import Layout, profile_shapes
@@ -60,19 +61,20 @@ def read_place(trt: Any, target: str | None = None, root: Path = Path("/")) -> P
 
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
-        target: a compute capability to build for ahead of time, which TensorRT-RTX alone can.
+        target: a GPU or compute capability to build for ahead of time, which TensorRT-RTX alone can.
         root: of the file system that is read.
 
     Raises:
-        InputError: no GPU here and no target, or a target that ``tensorrt`` cannot build for.
+        InputError: no GPU here and no target, or a target that is unknown or that ``trt`` cannot build for.
     """
     gpu = read_gpu()
     if target is not None:
         if not hasattr(trt, "ComputeCapability"):
             raise InputError(f"target {target}: {trt.__name__} builds for the GPU it runs on; leave --target out")
-        if not hasattr(trt.ComputeCapability, target.upper()):
+        capability = find_capability(target)[0]
+        if not hasattr(trt.ComputeCapability, capability.upper()):
             raise InputError(f"target {target}: {trt.__name__} {trt.__version__} cannot build for it ahead of time")
-        return _ahead(trt, target)
+        return _ahead(trt, capability)
     if gpu is None:
         raise InputError(
             f"no NVIDIA GPU or driver here: run this on the board, or name a GPU to build for ahead of time with "

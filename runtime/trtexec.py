@@ -19,6 +19,7 @@ _HEAD = r"""#!/bin/sh
 # Builds the engine of the export in this script's directory with trtexec, then times every profile at its usual shapes.
 # Afterwards, on any machine: edgepress engine read engines/trtexec-*/*.json engines/trtexec-*/*.log
 set -eu
+script=$(basename "$0")
 cd "$(dirname "$0")"
 trtexec=${TRTEXEC:-$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)}
 [ -x "$trtexec" ] || { echo "error: no trtexec; install TensorRT or set TRTEXEC" >&2; exit 2; }
@@ -28,7 +29,7 @@ mode=$( (nvpmodel -q 2>/dev/null || true) | head -n 1)
 board=$(cat /proc/device-tree/model 2>/dev/null | tr -d '\0')
 [ -n "$board" ] || board=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null || true)
 version=$("$trtexec" --help 2>/dev/null | grep -o 'TensorRT v[0-9]*' | head -n 1 || true)
-key=$( (cat model.onnx model.onnx.data "$0"; echo "$mode $board $version") | sha256sum | cut -c 1-12)
+key=$( (cat model.onnx model.onnx.data "$script"; echo "$mode $board $version") | sha256sum | cut -c 1-12)
 out=engines/trtexec-$key
 mkdir -p "$out" engines/timing
 

@@ -100,6 +100,10 @@ def export_encoder(
     traced = trace(directory)
     inputs = read_calibration(calibration, directory, traced, samples) if calibration else []
     fitted, judged = split(inputs)
+    if calibration and not judged:
+        raise InputError(
+            f"{calibration}: {len(inputs)} calibration inputs; wanted {_HELD_OUT} or more, one to judge by"
+        )
     model = OnnxModel(traced.proto)
     with tempfile.TemporaryDirectory(dir=out) as working:
         reference = _save(model.proto, Path(working))
@@ -113,9 +117,7 @@ def export_encoder(
         _save(model.proto, out)
         fidelity = judge(reference, out / MODEL_FILE, judged) if judged else {}
     _check_fidelity(out, fidelity)
-    for name in _COMPANIONS:
-        if (directory / name).is_file():
-            shutil.copyfile(directory / name, out / name)
+    _copy_companions(directory, out)
     record = EncoderExport(
         architecture=traced.architecture,
         weights=weights,
@@ -131,6 +133,12 @@ def export_encoder(
     )
     (out / ENCODER_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     return record
+
+
+def _copy_companions(directory: Path, out: Path) -> None:
+    for name in _COMPANIONS:
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, out / name)
 
 
 def split(inputs: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:

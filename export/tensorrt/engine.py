@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.artifact.files import sha256_file, write_atomically
+from edgepress.artifact.files import atomic_directory, sha256_file
 from edgepress.artifact.plan import ModelPlan
 from edgepress.artifact.tensorrt_layout import Profiles, read_layout
 from edgepress.errors import InputError, require
@@ -78,6 +78,8 @@ def resolve_targets(names: list[str]) -> tuple[str, ...]:
         if can.build == "none":
             raise InputError(f"target {name}: TensorRT 10, which these graphs need, does not support {capability}")
         found[capability] = None
+    if not found:
+        raise InputError("--target names no GPU; give one, such as rtx-4090 or sm86, or leave it out")
     return tuple(found)
 
 
@@ -103,6 +105,8 @@ def check_targets(plan: ModelPlan, capabilities: tuple[str, ...]) -> None:
 def build_engine(directory: Path, capability: str) -> EngineRecord:
     """Build the engine of an exported directory for a compute capability, ``smNN``, below ``engines/``.
 
+    One that is there whole, of the same graph and version, is kept.
+
     Raises:
         EdgepressError: TensorRT-RTX cannot read or build the graph; with its own reason.
     """
@@ -114,24 +118,41 @@ def build_engine(directory: Path, capability: str) -> EngineRecord:
 
     layout = read_layout(directory).settled("tensorrt_rtx")
     assert layout.profiles is not None
+    folder = directory / ENGINES_FOLDER / capability
+    sources: dict[str, Any] = {
+        "graph_sha256": sha256_file(directory / MODEL_FILE),
+        "data_sha256": sha256_file(directory / DATA_FILE),
+    }
+    kept = _kept(folder, {**sources, "version": trt.__version__, "profiles": layout.profiles})
+    if kept is not None:
+        say(f"engine for {capability}: up to date")
+        return kept
+    say(f"engine for {capability}: TensorRT-RTX {trt.__version__} is building it")
     start = time.perf_counter()
     engine = serialized_engine(trt, directory / MODEL_FILE, layout, configure)
     seconds = time.perf_counter() - start
-    folder = directory / ENGINES_FOLDER / capability
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ENGINE_FILE).open("wb") as stream:
-        stream.write(engine)
-    record = EngineRecord(
-        version=trt.__version__,
-        compute_capability=capability,
-        graph_sha256=sha256_file(directory / MODEL_FILE),
-        data_sha256=sha256_file(directory / DATA_FILE),
-        profiles=layout.profiles,
-        engine_sha256=sha256_file(folder / ENGINE_FILE),
-        engine_bytes=(folder / ENGINE_FILE).stat().st_size,
-        build_seconds=round(seconds, 3),
-        runtime_cache=RuntimeCachePlan(compute_capability=capability, version_at_least=trt.__version__),
-    )
-    write_atomically(folder / RECORD_FILE, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    with atomic_directory(folder) as working:
+        (working / ENGINE_FILE).write_bytes(engine)
+        record = EngineRecord(
+            **sources,
+            version=trt.__version__,
+            compute_capability=capability,
+            profiles=layout.profiles,
+            engine_sha256=sha256_file(working / ENGINE_FILE),
+            engine_bytes=(working / ENGINE_FILE).stat().st_size,
+            build_seconds=round(seconds, 3),
+            runtime_cache=RuntimeCachePlan(compute_capability=capability, version_at_least=trt.__version__),
+        )
+        (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     say(f"engine for {capability}: {record.engine_bytes} bytes in {seconds:.1f} s; not run, no GPU was asked for")
     return record
+
+
+def _kept(folder: Path, wanted: dict[str, str]) -> EngineRecord | None:
+    """The record of a whole engine that was made of what is wanted; None where there is none."""
+    try:
+        record = msgspec.json.decode((folder / RECORD_FILE).read_bytes(), type=EngineRecord)
+        whole = sha256_file(folder / ENGINE_FILE) == record.engine_sha256
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return record if whole and all(getattr(record, name) == value for name, value in wanted.items()) else None

@@ -64,6 +64,30 @@ def test_files_of_one_profile_make_one_record(tmp_path: Path) -> None:
     assert second.compute_ms_p99 == 2.9
 
 
+def test_arrays_are_read_as_trtexec_lays_them_out(tmp_path: Path) -> None:
+    rows = "".join(f'{", " if i else "  "}{{ "h2dMs" : 0.1, "computeMs" : {2 + i} }}\n' for i in range(3))
+    layers = '[\n  { "count" : 3 }\n, { "name" : "matmul", "averageMs" : 0.8, "percentage" : 40 }\n]\n'
+    files = [
+        write(tmp_path / "decode.times.json", f"[\n{rows}]\n"),
+        write(tmp_path / "decode.profile.json", layers),
+    ]
+    (record,) = read_trtexec(files)
+    assert record.samples_compute_ms == (2.0, 3.0, 4.0)
+    assert [layer.name for layer in record.layers] == ["matmul"]
+
+
+def test_engines_in_several_folders_are_not_mixed(tmp_path: Path) -> None:
+    files = []
+    for folder, log in (("trtexec-a", LOG), ("trtexec-b", LOG.replace("median = 2.25", "median = 4.5"))):
+        (tmp_path / folder).mkdir()
+        files.append(write(tmp_path / folder / "decode.log", log))
+    records = read_trtexec(files)
+    assert [(record.name, record.compute_ms_p50) for record in records] == [
+        ("trtexec-a/decode", 2.25),
+        ("trtexec-b/decode", 4.5),
+    ]
+
+
 def test_versions_before_ten_have_fewer_digits(tmp_path: Path) -> None:
     (record,) = read_trtexec([write(tmp_path / "a.log", LOG.replace("v100300", "v8502"))])
     assert record.tensorrt_version == "8.5.2"

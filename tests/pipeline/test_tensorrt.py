@@ -55,8 +55,29 @@ def test_an_export_with_engines_is_made_once(llama_dir: Path, tmp_path: Path) ->
     assert record["runtime_cache"]["compute_capability"] == "sm89"
     again = edgepress(*export)
     assert "tensorrt: up to date" in again.err
+    assert "engine for sm89: up to date" in again.err
+    (out / "tensorrt" / "engines" / "sm89" / "model.engine").write_bytes(b"damaged")
     more = edgepress(*export[:4], "--target", "sm86", "--out", out, "--json").json()["files"]
-    assert "tensorrt/engines/sm86/model.engine" in more
+    assert {"tensorrt/engines/sm86/model.engine", "tensorrt/engines/sm89/model.engine"} < set(more)
+    assert "engine for sm89: up to date" not in edgepress(*export).err
+
+
+def test_engines_built_beside_a_finished_export_stay_when_the_run_is_repeated(llama_dir: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    text = RECIPE.replace("FORMAT", "f16").split("evaluate:")[0]
+    path.write_text(text + "evaluate: null\nbench: null\nsamples: null\n", encoding="utf-8")
+    assert edgepress("run", llama_dir, "--recipe", path, "--out", out).code == 0
+    listed = (out / "manifest.json").read_bytes()
+    added = [out / "tensorrt" / name for name in ("engines/sm87-0/model.engine", "build_engine.sh")]
+    added[0].parent.mkdir(parents=True)
+    for file in added:
+        file.write_bytes(b"made on a board")
+    assert "tensorrt: up to date" in edgepress("run", llama_dir, "--recipe", path, "--out", out).err
+    assert all(file.read_bytes() == b"made on a board" for file in added)
+    assert (out / "manifest.json").read_bytes() == listed
+    (out / "tensorrt" / "model.onnx").write_bytes(b"damaged")
+    assert "tensorrt: up to date" not in edgepress("run", llama_dir, "--recipe", path, "--out", out).err
+    assert not added[0].exists()
 
 
 def test_limits_and_profiles_of_an_export_reach_its_description_and_its_engine(llama_dir: Path, tmp_path: Path) -> None:

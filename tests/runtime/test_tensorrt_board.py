@@ -12,9 +12,11 @@ import tensorrt_rtx
 from checkpoints import write_checkpoint
 from commands import edgepress
 from encoders import calibration_for, make_encoder_dir
+from small_disk import run_on_small_disk
 from tiny_models import make_model_dir
 
 from edgepress.artifact.families import is_matrix
+from edgepress.artifact.files import sole_writer, tree_bytes
 from edgepress.errors import EdgepressError, InputError
 from edgepress.export.encoder.write import export_encoder
 from edgepress.export.tensorrt.writer import export_tensorrt
@@ -69,6 +71,41 @@ def test_whatever_goes_into_an_engine_changes_its_place(exported: Path, name: st
     assert second.path.parent != first.path.parent
 
 
+def test_two_builds_at_once_are_refused(exported: Path) -> None:
+    engines = exported / "engines"
+    engines.mkdir()
+    with sole_writer(engines, engines / ".lock"):
+        message = edgepress("engine", "build", exported, "--library", "tensorrt_rtx", "--target", "sm86")
+    assert message.code == 2
+    assert "engines: another edgepress run is writing here" in message.err
+    assert not list(engines.glob("*/model.engine"))
+
+
+_BUILD = """
+import shutil, sys
+from pathlib import Path
+from edgepress.cli import main
+
+export = Path(sys.argv[1]) / "t"
+shutil.copytree(sys.argv[2], export)
+sys.argv = ["edgepress", "engine", "build", str(export), "--library", "tensorrt_rtx", "--target", "sm86"]
+try:
+    main()
+finally:
+    print("left:", *export.glob("engines/*/*"))
+"""
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_engine(exported: Path, tmp_path: Path) -> None:
+    """TensorRT itself takes no notice of a stream that cannot be written, and says that the engine is done."""
+    (tmp_path / "disk").mkdir()
+    kilobytes = tree_bytes(exported) // 1024 + 100
+    done = run_on_small_disk(_BUILD, tmp_path / "disk", kilobytes, str(exported))
+    assert done.returncode == 2, done.stderr
+    assert "the disk is full; free some space and run the same command again" in done.stderr
+    assert done.stdout == "left:\n"
+
+
 def test_a_damaged_engine_is_built_again(exported: Path) -> None:
     first = build_here(exported, target="sm120")
     first.path.write_bytes(first.path.read_bytes()[:1000])
@@ -109,6 +146,15 @@ def test_without_a_gpu_a_target_is_asked_for(exported: Path) -> None:
 def test_a_jetson_is_not_built_for_elsewhere(exported: Path) -> None:
     message = edgepress("engine", "build", exported, "--library", "tensorrt_rtx", "--target", "sm87").error()
     assert "cannot build for it ahead of time" in message
+
+
+def test_a_target_is_a_name_in_any_spelling_and_checked_like_its_capability(exported: Path, tmp_path: Path) -> None:
+    first = build_here(exported, library="tensorrt_rtx", target="GeForce RTX 3060")
+    assert first.record.key.place.capability == "sm86"
+    assert build_here(exported, library="tensorrt_rtx", target="SM86").reused
+    for name in ("gtx-1080", "none"):
+        message = edgepress("engine", "build", exported, "--library", "tensorrt_rtx", "--target", name).error()
+        assert f"unknown target '{name}'; known targets: sm53" in message
 
 
 def test_a_missing_library_names_its_extra(exported: Path) -> None:
@@ -220,3 +266,25 @@ def test_the_script_builds_times_and_keeps_nothing_of_a_failure(exported: Path, 
     if code == 0:
         assert "--loadEngine=" in calls[1]
         assert "--exportTimes=" in calls[1]
+
+
+def test_the_script_keeps_engines_of_other_shapes_apart_wherever_it_is_called_from(
+    exported: Path, tmp_path: Path
+) -> None:
+    trtexec = tmp_path / "trtexec"
+    trtexec.write_text(
+        "#!/bin/sh\nfor a; do case $a in --saveEngine=*) echo engine > ${a#*=};; esac; done\n", encoding="utf-8"
+    )
+    trtexec.chmod(0o755)
+    edgepress("engine", "script", exported)
+    script, environment = exported / "build_engine.sh", {"TRTEXEC": str(trtexec), "PATH": "/usr/bin:/bin"}
+
+    def build() -> str:
+        called = [f"{exported.name}/build_engine.sh"]
+        done = subprocess.run(called, env=environment, cwd=exported.parent, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout
+
+    first = build()
+    script.write_text(script.read_text("utf-8").replace(":1x3x32x32", ":2x3x32x32"), encoding="utf-8")
+    assert build() != first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -58,6 +59,21 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(working, ignore_errors=True)
+
+
+@contextmanager
+def sole_writer(directory: Path, lock: Path) -> Iterator[None]:
+    """Keep other processes out of an existing directory while the block runs; ``lock`` is a file for that.
+
+    Raises:
+        InputError: another run is writing there.
+    """
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{directory}: another edgepress run is writing here; wait for it to end") from error
+        yield
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -53,9 +53,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[FileEntry, ...]
 
 
-def list_files(root: Path, parts: list[str]) -> tuple[FileEntry, ...]:
-    """Entries of all files in the named directories below ``root``, sorted by path."""
-    found = sorted({file for part in parts for file in (root / part).rglob("*") if file.is_file()})
+def list_files(root: Path, parts: list[str], without: tuple[str, ...] = ()) -> tuple[FileEntry, ...]:
+    """Entries of all files in the named directories below ``root``, sorted by path.
+
+    Those whose paths in their directory begin with an entry of ``without`` are left out.
+    """
+    found = sorted(
+        file
+        for directory in (root / part for part in parts)
+        for file in directory.rglob("*")
+        if file.is_file() and not file.relative_to(directory).as_posix().startswith(without)
+    )
     return tuple(
         FileEntry(path=file.relative_to(root).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
         for file in found

@@ -27,6 +27,7 @@ from edgepress.artifact.spec import ModelSpec
 from edgepress.errors import InputError
 
 LAYOUT_FILE = "tensorrt.json"
+ADDED_LATER = ("engines/", "build_engine.sh")  # to an export's directory, by other commands and on other machines
 FORMAT_VERSION = 2
 
 Range = tuple[int, int, int]
@@ -155,6 +156,7 @@ def decoder_layout(
     if (options.call_tokens or 1) > context:
         raise InputError(f"TensorRT export: calls of {options.call_tokens} tokens in a context of {context}")
     fitting = max(1, min(_TOKENS_A_CALL, _LOGITS_BYTES // (4 * spec.vocab * options.batch), context))
+    inputs, outputs = _names(spec.depth)
     return TensorrtLayout(
         layers=tuple(LayerCache(kv_heads=layer.kv_heads) for layer in spec.layers),
         head_dim=spec.head_dim,
@@ -164,8 +166,8 @@ def decoder_layout(
         call_tokens=options.call_tokens or fitting,
         number_types=number_types,
         profiles=options.profiles,
-        inputs=("input_ids", "position_ids", "attention_mask", *cache_names(spec.depth, "past_key_values")),
-        outputs=("logits", *cache_names(spec.depth, "present")),
+        inputs=inputs,
+        outputs=outputs,
     )
 
 
@@ -195,6 +197,28 @@ def read_layout(directory: Path) -> TensorrtLayout:
         version = msgspec.json.decode(content, type=_Version).format_version
         if version != FORMAT_VERSION:
             raise InputError(f"{path}: format version {version}, this edgepress reads {FORMAT_VERSION}; export again")
-        return msgspec.json.decode(content, type=TensorrtLayout)
+        layout = msgspec.json.decode(content, type=TensorrtLayout)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path}: cannot be read as the description of a TensorRT export ({error})") from error
+    fault = _fault(layout)
+    if fault is not None:
+        raise InputError(f"{path}: {fault}; export again")
+    return layout
+
+
+def _names(depth: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of the inputs and of the outputs."""
+    tokens = ("input_ids", "position_ids", "attention_mask")
+    return (*tokens, *cache_names(depth, "past_key_values")), ("logits", *cache_names(depth, "present"))
+
+
+def _fault(layout: TensorrtLayout) -> str | None:
+    """What keeps a layout from describing any graph."""
+    sizes = [layout.head_dim, layout.vocab, layout.context, layout.batch, *(layer.kv_heads for layer in layout.layers)]
+    if not layout.layers or min(sizes) < 1:
+        return "without layers, or with sizes below 1"
+    if (layout.inputs, layout.outputs) != _names(len(layout.layers)):
+        return f"its inputs and outputs are not those of {len(layout.layers)} layers"
+    if not 1 <= layout.call_tokens <= layout.context:
+        return f"calls of {layout.call_tokens} tokens in a context of {layout.context}"
+    return None

@@ -31,13 +31,14 @@ def encoder(
     """An encoder or classifier as an INT8 graph for TensorRT and ONNX Runtime, into OUT/tensorrt."""
     from edgepress.artifact.files import atomic_directory, tree_bytes
     from edgepress.export.encoder.write import DTYPES, WEIGHTS, export_encoder
+    from edgepress.pipeline.stages import Output
 
     chosen = next((name for name in WEIGHTS if name == weights), None)
     floats = next((name for name in DTYPES if name == dtype), None)
     if chosen is None or floats is None:
         raise InputError(f"--weights {weights} --dtype {dtype}: wanted int8 or float, and float16 or float32")
     final = out / "tensorrt"
-    with atomic_directory(final) as working:
+    with Output(out).claim(), atomic_directory(final) as working:
         record = export_encoder(
             directory, working, calibration=calibration, weights=chosen, dtype=floats, samples=samples, batch=batch
         )

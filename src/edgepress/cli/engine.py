@@ -26,7 +26,8 @@ def build(
         str | None, typer.Option("--library", help="tensorrt or tensorrt_rtx; default: the first that is installed.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="Build ahead of time for, like sm86 (tensorrt_rtx only).")
+        str | None,
+        typer.Option("--target", help="GPU to build for ahead of time, such as rtx-4090 or sm86 (tensorrt_rtx only)."),
     ] = None,
     profiles: ProfileChoice = None,
     level: Annotated[

@@ -11,7 +11,7 @@ import msgspec
 from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
 from edgepress.artifact.files import sha256_file
 from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
-from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
+from edgepress.artifact.tensorrt_layout import ADDED_LATER, DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.tokens import calibration_digest
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.search.records import read_allocation
@@ -50,7 +50,7 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     with output.claim():
         state(student, plan)
         key = _checkpoint_key(student, recipe)
-        output.run("checkpoint", key, lambda working: press(student, recipe, working), derived=TARGETS)
+        output.run("checkpoint", key, lambda working: press(student, recipe, working), derived=(*TARGETS, "edge-llm"))
         checkpoint = Checkpoint(out / "checkpoint")
         if recipe.quantize.budgets:
             plan = _with_chosen_formats(plan, checkpoint, targets, recipe.tensorrt)
@@ -105,11 +105,14 @@ def export_targets(
                 reference.append(parity_reference(checkpoint))
             result = check_logits(model, checkpoint, reference[0])
             say(f"{target}: parity in {result.engine}: KLD {result.kld_mean:.2e} (bound {result.bound:g})")
-            if target == "tensorrt":
-                _build_engines(directory, capabilities)
 
-        asked = [2, msgspec.structs.replace(options, targets=capabilities)] if target == "tensorrt" else [1]
-        output.run(target, stage_key("export", asked[0], target, checkpoint_key, *asked[1:]), make)
+        # GPUs are not in the key: their engines come behind the export and go on standing beside others.
+        asked = [2, msgspec.structs.replace(options, targets=())] if target == "tensorrt" else [1]
+        key = stage_key("export", asked[0], target, checkpoint_key, *asked[1:])
+        added = ADDED_LATER if target == "tensorrt" else ()
+        made = output.run(target, key, make, added=added)
+        if target == "tensorrt":
+            _build_engines(made, capabilities)
 
 
 def _build_engines(directory: Path, capabilities: tuple[str, ...]) -> None:
@@ -208,7 +211,7 @@ def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts:
         calibration_digest=calibration_digest(recipe.calibration) if needs_calibration(recipe) else None,
         tools=tool_versions(),
     )
-    write_manifest(build_manifest(plan.model, lineage, plan.fell_back, list_files(out, parts)), out)
+    write_manifest(build_manifest(plan.model, lineage, plan.fell_back, list_files(out, parts, ADDED_LATER)), out)
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:

@@ -7,7 +7,6 @@ whose files match the record, is not run again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from edgepress import __version__
-from edgepress.artifact.files import atomic_directory, write_atomically
+from edgepress.artifact.files import atomic_directory, sole_writer, write_atomically
 from edgepress.artifact.manifest import FileEntry, list_files
 from edgepress.errors import InputError
 from edgepress.progress import say
@@ -59,37 +58,41 @@ class Output:
             records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.root}: cannot be created ({error.strerror})") from error
-        with (records / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"{self.root}: another edgepress run is writing here; wait for it to end") from error
+        with sole_writer(self.root, records / "lock"):
             yield
 
-    def run(self, name: str, key: str, make: Callable[[Path], None], derived: tuple[str, ...] = ()) -> Path:
+    def run(
+        self,
+        name: str,
+        key: str,
+        make: Callable[[Path], None],
+        derived: tuple[str, ...] = (),
+        added: tuple[str, ...] = (),
+    ) -> Path:
         """The directory of a stage, made by ``make`` unless it is there already.
 
-        The ``derived`` stages, which were made from an earlier result, are removed when it is made anew.
+        The ``derived`` stages, which were made from an earlier result, are removed when it is made anew. Files whose
+        paths begin with an entry of ``added`` belong to other commands: they stay as long as the stage's own do.
         """
         final = self.root / name
-        if self.is_done(name, key):
+        if self.is_done(name, key, added):
             say(f"{name}: up to date")
             return final
         for stale in (*derived, name):
             self.forget(stale)
         with atomic_directory(final) as working:
             make(working)
-        record = StageRecord(key=key, files=list_files(self.root, [name]))
+        record = StageRecord(key=key, files=list_files(self.root, [name], added))
         write_atomically(self._record(name), msgspec.json.encode(record))
         return final
 
-    def is_done(self, name: str, key: str) -> bool:
+    def is_done(self, name: str, key: str, added: tuple[str, ...] = ()) -> bool:
         """Whether a stage's record and files are those of ``key``."""
         try:
             record = msgspec.json.decode(self._record(name).read_bytes(), type=StageRecord)
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
             return False
-        return record.key == key and record.files == list_files(self.root, [name])
+        return record.key == key and record.files == list_files(self.root, [name], added)
 
     def forget(self, name: str) -> None:
         """Remove a stage's record and files."""

@@ -15,8 +15,10 @@ from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import is_matrix
+from edgepress.artifact.manifest import Lineage, build_manifest, list_files, write_manifest
 from edgepress.errors import InputError, ParityError
 from edgepress.export.edge_llm.writer import export_edge_llm, linear_names, verify_edge_llm
+from edgepress.pipeline.stages import Output
 
 SIZES: dict[str, Any] = {
     "hidden_size": 128,
@@ -164,3 +166,25 @@ def test_the_command_writes_it_and_says_what_comes_next(tmp_path: Path) -> None:
     assert "tensorrt-edgellm-export" in done.out
     assert (tmp_path / "out" / "edge-llm" / "config.json").is_file()
     assert "no checkpoint here" in edgepress("edge-llm", tmp_path / "student", "-o", tmp_path / "out2").error()
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    checkpoint_of("llama", tmp_path)
+    with Output(tmp_path / "out").claim():
+        message = edgepress("edge-llm", tmp_path / "checkpoint", "-o", tmp_path / "out").error()
+    assert "another edgepress run is writing here" in message
+
+
+def test_a_checkpoint_that_its_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
+    checkpoint_of("llama", tmp_path)
+    source: dict[str, Any] = dict.fromkeys(("student", "student_source", "student_digest"), "")
+    lineage = Lineage(**source, student_stored_types={}, student_notes=(), recipe={}, calibration_digest=None, tools={})
+    plan = Checkpoint(tmp_path / "checkpoint").plan()
+    write_manifest(build_manifest(plan, lineage, (), list_files(tmp_path, ["checkpoint"])), tmp_path)
+    shard = next((tmp_path / "checkpoint").glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    message = edgepress("edge-llm", tmp_path, "-o", tmp_path / "out").error()
+    assert "is not the file that manifest.json lists" in message
+    assert not (tmp_path / "out").exists()

@@ -138,6 +138,19 @@ def test_int8_without_calibration_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "tensorrt").exists()
 
 
+def test_too_few_inputs_to_keep_one_as_a_judge_are_refused(tmp_path: Path) -> None:
+    student, text = make_encoder_dir("bert", tmp_path / "student"), tmp_path / "lines.txt"
+    text.write_text("one\ntwo\nthree\nfour\n", encoding="utf-8")
+    message = edgepress("encoder", student, "--calibration", text, "-o", tmp_path / "out").error()
+    assert "4 calibration inputs; wanted 5 or more" in message
+
+
+def test_a_directory_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    message = edgepress("encoder", tmp_path, "--calibration", tmp_path / "x.txt", "-o", tmp_path).error()
+    assert "was not written by edgepress" in message
+
+
 def test_a_language_model_is_sent_to_export(llama_dir: Path, tmp_path: Path) -> None:
     text = calibration_for("bert", tmp_path)
     assert "edgepress export" in edgepress("encoder", llama_dir, "--calibration", text, "-o", tmp_path / "out").error()

@@ -100,6 +100,7 @@ def test_names_of_gpus_become_compute_capabilities_once_each() -> None:
         ("jetson-orin-nano", "sm87 are built on the device itself; .*edgepress engine build"),
         ("sm110", "sm110 are built on the device itself"),
         ("jetson-nano", "does not support sm53"),
+        (" , ", "--target names no GPU"),
     ],
 )
 def test_targets_that_cannot_be_built_for_say_what_to_do(name: str, says: str) -> None:
