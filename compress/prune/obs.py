@@ -154,7 +154,8 @@ class _Rest:
         size = self._units.size
         blocks = self._inverse.view(len(self._held), size, -1, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         parts = self._weight.view(len(self._weight), -1, size).permute(1, 2, 0)  # (units, size, outputs)
-        return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+        scores: torch.Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+        return scores
 
     def _remove(self, places: torch.Tensor) -> float:
         gone = self._units.columns(places)

@@ -28,6 +28,7 @@ from edgepress.pipeline.plan import (
     predict_files,
 )
 from edgepress.pipeline.press import press
+from edgepress.pipeline.prune import check_pruning, prune
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
@@ -45,12 +46,17 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     """
     with brief_waits():  # what self-written text takes depends on the processor, which torch is asked about
         plan = make_plan(student, recipe, targets)
+    check_pruning(student, recipe)
     check_disk(plan, out)
     output = Output(out)
     with output.claim():
         state(student, plan)
-        key = _checkpoint_key(student, recipe)
-        output.run("checkpoint", key, lambda working: press(student, recipe, working), derived=TARGETS)
+        start = prune(student, recipe, output)
+        if recipe.pruning:
+            with brief_waits():
+                plan = make_plan(start, recipe, targets)
+        key = _checkpoint_key(start, recipe)
+        output.run("checkpoint", key, lambda working: press(start, recipe, working), derived=TARGETS)
         checkpoint = Checkpoint(out / "checkpoint")
         if recipe.quantize.budgets:
             plan = _with_chosen_formats(plan, checkpoint, targets, recipe.tensorrt)

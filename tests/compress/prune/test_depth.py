@@ -27,12 +27,12 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def without(directory: Path, gone: tuple[int, ...]) -> torch.nn.Module:
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    kept = [layer for index, layer in enumerate(model.model.layers) if index not in gone]
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    kept = [layer for index, layer in enumerate(model.get_submodule("model.layers").children()) if index not in gone]
     for place, layer in enumerate(kept):
-        layer.self_attn.layer_idx = place
-    model.model.layers = torch.nn.ModuleList(kept)
-    model.config.num_hidden_layers = len(kept)
+        layer.get_submodule("self_attn").layer_idx = place  # type: ignore[assignment]
+    model.get_submodule("model").layers = torch.nn.ModuleList(kept)
+    model.config.num_hidden_layers = len(kept)  # type: ignore[union-attr]
     return model
 
 

@@ -23,7 +23,7 @@ from edgepress.compress.student.student import Student
 from edgepress.runtime.torch_reference import load_model
 
 WINDOWS = np.random.default_rng(0).integers(4, 300, (6, 40)).astype(np.int32)
-STEPS = {
+STEPS: dict[str, WidthStep] = {
     "neurons": PruneFfn(keep=0.5),
     "heads": PruneHeads(keep=0.5),
     "groups": PruneHeads(keep=0.5, unit="groups"),
@@ -147,7 +147,8 @@ def full_inputs(student: Student, after: torch.nn.Module, i: int) -> np.ndarray:
     logits(after)
     handle.remove()
     gate, up = (torch.from_numpy(student.read(layer_name(i, f"mlp.{part}_proj"))) for part in ("gate", "up"))
-    return (torch.nn.functional.silu(seen[0] @ gate.T) * (seen[0] @ up.T)).double().flatten(0, 1).numpy()
+    outputs: np.ndarray = (torch.nn.functional.silu(seen[0] @ gate.T) * (seen[0] @ up.T)).double().flatten(0, 1).numpy()
+    return outputs
 
 
 @pytest.mark.parametrize("unit", STEPS)

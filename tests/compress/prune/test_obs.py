@@ -45,9 +45,9 @@ def fitted(x: Wide, outputs: Wide, kept: list[int], *, intercept: bool = True) -
     """Weights, constant and mean squared error of numpy's least squares."""
     ones = np.ones((len(x), 1)) if intercept else np.zeros((len(x), 0))
     design = np.hstack([x[:, kept], ones])
-    solution = np.linalg.lstsq(design, outputs, rcond=None)[0]
+    solution: Wide = np.linalg.lstsq(design, outputs, rcond=None)[0].astype(np.float64)
     loss = float(((design @ solution - outputs) ** 2).sum() / len(x))
-    constant = solution[-1] if intercept else np.zeros(outputs.shape[1])
+    constant: Wide = solution[-1] if intercept else np.zeros(outputs.shape[1])
     return solution[: len(kept)].T, constant, loss
 
 
