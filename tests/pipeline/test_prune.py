@@ -61,7 +61,9 @@ def test_layers_of_their_own_shape_load_in_both_engines_and_nothing_is_done_twic
 
 def test_uniform_shapes_stay_a_plain_model_that_transformers_reloads(student: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    press(student, out, recipe(PruneLayers(drop=1), PruneHeads(keep=0.5), PruneFfn(keep=0.5, widths="uniform")))
+    steps = (PruneLayers(drop=1), PruneHeads(keep=0.5), PruneFfn(keep=0.5, widths="uniform"))
+    manifest = press(student, out, recipe(*steps))
+    assert "2 of 3 layers, feed-forward 128 wide, 2/2 heads" in manifest.lineage.student_notes[-1]
     spec = Checkpoint(out / "checkpoint").spec
     assert (spec.depth, spec.layers[0].ffn, spec.layers[0].heads, spec.layers[0].kv_heads) == (2, 128, 2, 2)
     assert architecture(out) == "llama"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgepress.artifact.families import LINEARS, layer_name
 from edgepress.artifact.hf_config import with_shapes
 from edgepress.artifact.plan import ModelPlan, TensorPlan
-from edgepress.artifact.spec import LayerSpec
+from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
@@ -162,9 +162,15 @@ def _float_plan(student: Student, layers: tuple[LayerSpec, ...], *, biased: bool
 
 def _state(before: Student, after: Student, step: PruneStep) -> None:
     """Say what was removed, and the new shape."""
-    widths = [layer.ffn for layer in after.spec.layers]
-    heads = [f"{layer.heads}/{layer.kv_heads}" for layer in after.spec.layers]
-    say(
-        f"{step_name(type(step))}: {before.parameters / 1e6:.1f} M parameters → {after.parameters / 1e6:.1f} M; "
-        f"{after.spec.depth} layers, ffn {min(widths)} to {max(widths)}, heads {', '.join(dict.fromkeys(heads))}"
+    say(f"{step_name(type(step))}: {shape_change(before, after.spec, after.parameters)}")
+
+
+def shape_change(before: Student, spec: ModelSpec, parameters: int) -> str:
+    """What a model's parameters went down to, and its new shape, in words."""
+    widths = [layer.ffn for layer in spec.layers]
+    ffn = str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
+    heads = dict.fromkeys(f"{layer.heads}/{layer.kv_heads}" for layer in spec.layers)
+    return (
+        f"{before.parameters / 1e6:.1f} M parameters → {parameters / 1e6:.1f} M: {spec.depth} of {before.spec.depth} "
+        f"layers, feed-forward {ffn} wide, {' or '.join(heads)} heads (query/key-value)"
     )

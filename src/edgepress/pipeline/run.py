@@ -28,7 +28,7 @@ from edgepress.pipeline.plan import (
     predict_files,
 )
 from edgepress.pipeline.press import press
-from edgepress.pipeline.prune import check_pruning, prune
+from edgepress.pipeline.prune import check_pruning, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
@@ -209,12 +209,19 @@ def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts:
         student_source=student.source,
         student_digest=student.digest(),
         student_stored_types=types,
-        student_notes=student.notes,
+        student_notes=(*student.notes, *_pruned(student, recipe, plan)),
         recipe=recipe_document(recipe),
         calibration_digest=calibration_digest(recipe.calibration) if needs_calibration(recipe) else None,
         tools=tool_versions(),
     )
     write_manifest(build_manifest(plan.model, lineage, plan.fell_back, list_files(out, parts)), out)
+
+
+def _pruned(student: Student, recipe: Recipe, plan: RunPlan) -> tuple[str, ...]:
+    """What pruning made of the student's shape, for the report."""
+    if not recipe.pruning:
+        return ()
+    return (f"pruned: {shape_change(student, plan.model.spec, plan.model.parameters)}",)
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
