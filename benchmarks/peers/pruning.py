@@ -2,6 +2,7 @@
 
     python benchmarks/peers/pruning.py STUDENT --calibration FILE --evaluation FILE [--keep 0.9 0.8 0.7]
         [--samples 64] [--length 512] [--seeds 0 1 2] [--tokens 40960] [--methods obs flap wanda_sp activation …]
+        [--multiple-of 32]
 
     obs          the product: optimal brain surgeon with intercept, repaired, widths by layer
     obs_uniform  the same, all layers of one width
@@ -45,7 +46,7 @@ _REPAIRED = ("obs", "flap")
 METHODS = ("obs", "flap", "wanda_sp", "activation", "magnitude")
 
 
-def step_for(method: str, keep: float) -> PruneFfn:
+def step_for(method: str, keep: float, multiple_of: int) -> PruneFfn:
     """The step of a line.
 
     Raises:
@@ -55,9 +56,8 @@ def step_for(method: str, keep: float) -> PruneFfn:
     if name not in METHODS:
         raise InputError(f"--methods: {method}: wanted one of {', '.join(METHODS)}, or one with _uniform behind it")
     widths = "uniform" if method.endswith("_uniform") else "per_layer"
-    return msgspec.convert(
-        {"step": "prune_ffn", "keep": keep, "method": name, "repair": name in _REPAIRED, "widths": widths}, PruneFfn
-    )
+    fields = {"keep": keep, "method": name, "repair": name in _REPAIRED, "widths": widths, "multiple_of": multiple_of}
+    return msgspec.convert({"step": "prune_ffn"} | fields, PruneFfn)
 
 
 def divergences(reference: torch.Tensor, states: torch.Tensor, head: torch.Tensor) -> NDArray[np.float64]:
@@ -85,7 +85,8 @@ def compare(arguments: argparse.Namespace) -> None:
             first: NDArray[np.float64] | None = None
             for method in arguments.methods:
                 started = time.monotonic()
-                recipe = Recipe(calibration=text, compress=(step_for(method, keep),), export=("gguf", "onnx"))
+                step = step_for(method, keep, arguments.multiple_of)
+                recipe = Recipe(calibration=text, compress=(step,), export=("gguf", "onnx"))
                 with tempfile.TemporaryDirectory(prefix="edgepress-pruning-") as folder:
                     found = _pruned_divergence(student, recipe, Path(folder), windows, reference, head)
                 first = found if first is None else first
@@ -124,6 +125,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=40960)
+    parser.add_argument("--multiple-of", type=int, default=32)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     arguments = parser.parse_args()
     return exit_code(lambda: compare(arguments))

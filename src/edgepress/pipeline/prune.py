@@ -66,12 +66,13 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
         recipe: with the steps; each of its export targets has to hold the shape.
         output: where the stages lie.
     """
+    writer = student  # of calibration text, where it is self-written: better than what is left of it
     stages = [_STAGE.format(place=place) for place in range(1, _MOST_STEPS + 1)]
     if recipe.pruning:
         key = stage_key("prune", 1, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(recipe.pruning):
         key = stage_key(key, step, recipe.export)
-        make = partial(_make, student, step, recipe)
+        make = partial(_make, student, step, recipe, writer)
         student = CheckpointStudent(output.run(stages[place], key, make, derived=tuple(stages[place + 1 :])))
     for stale in stages[len(recipe.pruning) :]:
         output.forget(stale)
@@ -83,12 +84,12 @@ def pruned_student(student: Student, recipe: Recipe, out: Path) -> Student:
     return CheckpointStudent(out / _STAGE.format(place=len(recipe.pruning))) if recipe.pruning else student
 
 
-def _make(student: Student, step: PruneStep, recipe: Recipe, working: Path) -> None:
+def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
     from edgepress.compress.prune.depth import choose_layers, drop_layers
     from edgepress.compress.prune.layers import prune_widths
 
     with brief_waits():
-        windows = calibration_windows(student, recipe.calibration)
+        windows = calibration_windows(writer, recipe.calibration)
         if isinstance(step, PruneLayers):
             drop_layers(student, choose_layers(student, step.drop, windows), working, name=student.name)
         else:
