@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from edgepress.artifact.activations import HIGHEST, LOWEST
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, HEAD
+from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.errors import InputError
 from edgepress.runtime.cores import physical_cores
@@ -90,7 +91,27 @@ def build_skeleton(source: WeightSource, dtype: torch.dtype = torch.float32) -> 
     config.tie_word_embeddings = source.spec.tied
     with accelerate.init_empty_weights(include_buffers=False):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        if not source.spec.uniform:
+            _give_layers_their_shapes(model, source.spec)
     return model.eval()
+
+
+def _give_layers_their_shapes(model: Any, spec: ModelSpec) -> None:
+    """Resize the linears of each layer; to be called where parameters take no memory."""
+    for layer, shape in zip(model.model.layers, spec.layers, strict=True):
+        queries, keys = shape.heads * spec.head_dim, shape.kv_heads * spec.head_dim
+        layer.self_attn.num_key_value_groups = shape.heads // shape.kv_heads
+        for part, rows, columns in (
+            ("self_attn.q_proj", queries, spec.hidden),
+            ("self_attn.k_proj", keys, spec.hidden),
+            ("self_attn.v_proj", keys, spec.hidden),
+            ("self_attn.o_proj", spec.hidden, queries),
+            ("mlp.gate_proj", shape.ffn, spec.hidden),
+            ("mlp.up_proj", shape.ffn, spec.hidden),
+            ("mlp.down_proj", spec.hidden, shape.ffn),
+        ):
+            linear = layer.get_submodule(part)
+            layer.set_submodule(part, nn.Linear(columns, rows, bias=linear.bias is not None, dtype=linear.weight.dtype))
 
 
 def load_parameter(

@@ -15,7 +15,7 @@ one layer, twice; one batch of activations.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,7 @@ from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 _LAST = {LINEARS["attn_output"]: True, LINEARS["ffn_down"]: False}
 _LAST_OF_LAYER = LINEARS["ffn_down"]
 _Kept = dict[str, torch.Tensor]
+Observe = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 class PairWalk:
@@ -76,19 +77,27 @@ class PairVisit:
         self._pending: tuple[_Kept, _Kept] = ({}, {})
         self._original_ended = False
 
-    @torch.inference_mode()
     def statistics(self, name: str) -> InputStatistics:
-        """Of the inputs of a linear, by its weight's Hugging Face name.
+        """Of the inputs of a linear, by its weight's Hugging Face name; as :meth:`observe`."""
+        moments = Moments()
+        self.observe(name, lambda compressed, original, _: moments.add(compressed, original))
+        return moments.finish()
 
-        To be asked for in the order of computation, once for linears that read the same inputs.
+    @torch.inference_mode()
+    def observe(self, name: str, add: Observe) -> None:
+        """Show ``add`` the inputs of a linear, by its weight's Hugging Face name, batch by batch.
+
+        It gets those of the compressed model, those of the original, and the original's residual stream: what the layer
+        reads, or once the layer's last linear is asked for, what it leaves. To be asked for in the order of
+        computation, once for linears that read the same inputs.
         """
         assert not self._original_ended, "the layer's last linear was asked for already"
-        part, moments = name.removeprefix(self._prefix).removesuffix(".weight"), Moments()
+        part = name.removeprefix(self._prefix).removesuffix(".weight")
         at_the_end = part == _LAST_OF_LAYER
         for batch in self._skeleton.batches:
             original = self._end_original(batch) if at_the_end else self._input(0, part, batch)
             compressed = self._input(1, part, batch)
-            moments.add(compressed, original)
+            add(compressed, original, self._hidden[0][batch])
             if part in _LAST:
                 self._keep(1, part, batch, compressed)
             if part in _LAST and not at_the_end:
@@ -97,7 +106,6 @@ class PairVisit:
             kept |= pending
             pending.clear()
         self._original_ended |= at_the_end
-        return moments.finish()
 
     def replace(self, name: str, values: Floats) -> None:
         """Put what ships into the compressed layer."""

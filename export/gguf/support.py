@@ -3,7 +3,7 @@
 llama.cpp fixes much of a model by its architecture's name alone: the activation, where biases may be, which layers
 slide, how attention is scaled. A model that differs would load and answer wrongly, or abort the process.
 
-Source: src/models/{llama,qwen2,qwen3,gemma3}.cpp and llama-model.cpp of llama.cpp.
+Source: src/models/{llama,deci,qwen2,qwen3,gemma3}.cpp and llama-model.cpp of llama.cpp.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 
 GRAPHS: dict[str, Graph] = {
     "llama": Graph(activation="silu", biases=tuple(LINEARS), rope_factors=True),
+    "deci": Graph(activation="silu", biases=tuple(LINEARS), rope_factors=True),
     "qwen2": Graph(activation="silu", biases=_QKV, square_attention=True),
     "qwen3": Graph(activation="silu", biases=_QKV),
     "gemma3": Graph(activation="gelu_tanh", biases=_QKV, mean_head_depth=62),  # 62 layers: Gemma 3 27B
@@ -54,7 +55,7 @@ def check_gguf_support(plan: ModelPlan) -> None:
         InputError: names the property and what llama.cpp would do instead.
     """
     spec, family = plan.spec, FAMILIES[plan.spec.family]
-    graph = GRAPHS[family.gguf]
+    graph = GRAPHS[family.architecture(spec)]
     _check_shapes(spec, family, graph)
     _check_numbers(spec, family, graph)
     _check_windows(spec, family)
@@ -66,8 +67,12 @@ def _refuse(family: Family, what: str) -> InputError:
 
 
 def _check_shapes(spec: ModelSpec, family: Family, graph: Graph) -> None:
-    if not spec.uniform:
-        raise _refuse(family, "heads or ffn width differ from layer to layer")
+    if not spec.uniform and not family.gguf_per_layer:
+        held = ", ".join(row.name for row in FAMILIES.values() if row.gguf_per_layer)
+        raise InputError(
+            f"GGUF export: heads or ffn width differ from layer to layer, which llama.cpp has for {held} models only, "
+            f"not for {family.name}; prune with widths: uniform, or export to onnx"
+        )
     if spec.depth > MAX_LAYERS:
         raise _refuse(family, f"{spec.depth} layers (at most {MAX_LAYERS})")
     if spec.head_dim % 2:

@@ -71,7 +71,7 @@ def _write_header(plan: ModelPlan, path: Path) -> Any:
     """Everything up to the tensors' data; returns the open ``gguf.GGUFWriter``."""
     gguf = require("gguf", "gguf")
     check_gguf_support(plan)
-    writer = gguf.GGUFWriter(path, FAMILIES[plan.spec.family].gguf)
+    writer = gguf.GGUFWriter(path, FAMILIES[plan.spec.family].architecture(plan.spec))
     add_metadata(writer, plan)
     add_tokenizer(writer, plan)
     for tensor in file_tensors(plan):

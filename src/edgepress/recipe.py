@@ -2,6 +2,7 @@
 
     calibration: {self: true, files: [], samples: 128, length: 512, seed: 0}
     compress:
+      - {step: prune_ffn, keep: 0.9}
       - {step: quantize, solver: scale_search, format: q4_0, embedding: q8_0}
     export: [gguf, onnx]
     tensorrt: {targets: [], profiles: null, batch: 4, call_tokens: null, context: null}
@@ -25,14 +26,15 @@ import yaml
 
 from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
 from edgepress.runtime.llamacpp_quantize import Mixture
 
-# The list of methods, in one place. With one member it is not yet a Union; get_args needs help then.
-CompressStep = QuantizeStep
-STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep) or (CompressStep,)
+# The list of methods, in one place.
+CompressStep = PruneFfn | PruneHeads | PruneLayers | QuantizeStep
+STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep)
 
 ExportTarget = Literal["gguf", "onnx", "tensorrt"]
 TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
@@ -94,7 +96,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def quantize(self) -> QuantizeStep:
         """The quantize step; a plain float32 copy when the recipe has none."""
-        return next((step for step in self.compress), QuantizeStep(solver="nearest", format="f32"))
+        found = (step for step in self.compress if isinstance(step, QuantizeStep))
+        return next(found, QuantizeStep(solver="nearest", format="f32"))
+
+    @property
+    def pruning(self) -> tuple[PruneStep, ...]:
+        """The steps that make the model's shape smaller, in order."""
+        return tuple(step for step in self.compress if not isinstance(step, QuantizeStep))
 
 
 def load_recipe(name: str) -> Recipe:
@@ -135,8 +143,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
         recipe = msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:
         raise InputError(f"{where}: {_with_what_exists(str(error), document)}") from error
-    if len(recipe.compress) > 1:
-        raise InputError(f"{where}: compress has {len(recipe.compress)} quantize steps; one is the most")
+    _check_order(recipe, where)
     _check_budgets(recipe.quantize, where)
     _check_idle(recipe.quantize, where)
     if recipe.tensorrt != DEFAULTS and "tensorrt" not in recipe.export:
@@ -144,6 +151,16 @@ def parse_recipe(text: str, where: str) -> Recipe:
     if recipe.compare and not recipe.export:
         raise InputError(f"{where}: compare puts llama.cpp's files beside those of export, and export names none")
     return recipe
+
+
+def _check_order(recipe: Recipe, where: str) -> None:
+    """One quantize step, and nothing behind it: its codes would not survive."""
+    places = [place for place, step in enumerate(recipe.compress) if isinstance(step, QuantizeStep)]
+    if len(places) > 1:
+        raise InputError(f"{where}: compress has {len(places)} quantize steps; one is the most")
+    if places and places[0] != len(recipe.compress) - 1:
+        behind = step_name(type(recipe.compress[places[0] + 1]))
+        raise InputError(f"{where}: compress[{places[0] + 1}]: {behind} comes after quantize; put quantize last")
 
 
 def _check_budgets(step: QuantizeStep, where: str) -> None:
@@ -193,19 +210,23 @@ def _with_what_exists(message: str, document: dict[str, Any]) -> str:
     """Add the fields that exist where an unknown one was found, and the choices where a wrong one was made."""
     if found := _UNKNOWN_FIELD.search(message):
         place = (found["place"] or "").lstrip(".")
-        known = ", ".join(field.encode_name for field in msgspec.structs.fields(_section(place)))
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(_section(place, document)))
         return f"unknown field {found['field']!r} at {place or 'the top'}; fields there: {known}"
     if found := _WRONG_CHOICE.search(message):
         place = found["place"]
-        return f"{_value_at(document, place)!r} at {place} is none of the choices: {', '.join(_choices(place))}"
+        return (
+            f"{_value_at(document, place)!r} at {place} is none of the choices: {', '.join(_choices(place, document))}"
+        )
     return message.replace("`$.", "`")
 
 
-def _section(place: str) -> type[msgspec.Struct]:
+def _section(place: str, document: dict[str, Any]) -> type[msgspec.Struct]:
     """The record that a place such as ``compress[0]`` or ``bench.depth`` lies in."""
+    if found := re.match(r"compress\[(\d+)\]", place):
+        name = document["compress"][int(found[1])]["step"]
+        return next(step for step in STEPS if step_name(step) == name)
     kinds: dict[str, type[msgspec.Struct]] = {
         "calibration": Calibration,
-        "compress": QuantizeStep,
         "tensorrt": TensorrtOptions,
         "evaluate": Evaluate,
         "bench": Bench,
@@ -214,10 +235,10 @@ def _section(place: str) -> type[msgspec.Struct]:
     return kinds.get(re.split(r"[.\[]", place)[0], Recipe)
 
 
-def _choices(place: str) -> tuple[str, ...]:
+def _choices(place: str, document: dict[str, Any]) -> tuple[str, ...]:
     """The values that a field takes, from its type."""
     name = re.split(r"\[\d+\]$", place)[0].rpartition(".")[2]
-    record = Recipe if name == place.partition("[")[0] else _section(place)
+    record = Recipe if name == place.partition("[")[0] else _section(place, document)
     described: Any = msgspec.inspect.type_info(record)
     kind = next(field.type for field in described.fields if field.encode_name == name)
     kind = getattr(kind, "item_type", kind)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from edgepress.artifact.spec import ModelSpec
+
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
@@ -61,7 +63,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     ``norms`` maps the layer's norms to llama.cpp's names. ``norm_offset`` is added to a stored norm weight to get the
     gain that is applied. ``biases`` maps the linears that may have a bias to the option in ``config.json`` that gives
     them one; an empty option means always. ``interleaved_rope`` families have q and k rows reordered in GGUF, from
-    halves to pairs. ``window_pattern`` p: llama.cpp makes every p-th layer global and the others sliding.
+    halves to pairs. ``gguf_per_layer``: llama.cpp's architecture of the same computation whose layers may each have a
+    shape of their own; empty where it has none. ``window_pattern`` p: llama.cpp makes every p-th layer global and the
+    others sliding.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     architectures: tuple[str, ...]
     gguf: str
     norms: dict[str, str]
+    gguf_per_layer: str = ""
     biases: dict[str, str] = {}
     interleaved_rope: bool = False
     norm_offset: float = 0.0
@@ -84,6 +89,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         """Hugging Face's name within a layer for a linear or norm that llama.cpp calls ``role``."""
         return LINEARS.get(role) or next(part for part, norm in self.norms.items() if norm == role)
 
+    def architecture(self, spec: ModelSpec) -> str:
+        """What llama.cpp calls a model of this shape."""
+        return self.gguf if spec.uniform or not self.gguf_per_layer else self.gguf_per_layer
+
     @property
     def qk_norm(self) -> bool:
         """Whether each query and key head is normalised before the rotation."""
@@ -96,6 +105,7 @@ _ALL = (
         model_types=("llama", "mistral"),
         architectures=("LlamaForCausalLM", "MistralForCausalLM"),
         gguf="llama",
+        gguf_per_layer="deci",
         norms=_PRE_NORMS,
         biases=_ATTENTION_BIASES | _MLP_BIASES,
         interleaved_rope=True,

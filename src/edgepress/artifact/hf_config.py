@@ -8,6 +8,7 @@ any work: a model that loads and answers wrongly is worse than one that is refus
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from edgepress.artifact.families import FAMILIES, Family
@@ -15,6 +16,7 @@ from edgepress.artifact.spec import LayerSpec, ModelSpec, RopeSpec
 from edgepress.errors import InputError
 
 Config = dict[str, Any]
+LAYER_SHAPES = "layer_shapes"  # the key of what only edgepress reads: heads, kv_heads and ffn of every layer
 
 # Options that change the function, with the values under which they do nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -140,11 +142,45 @@ def _layers(config: Config, heads: int, has_local_rope: bool) -> tuple[LayerSpec
         raise InputError(f"config.json: num_hidden_layers = {depth} is beyond anything sensible (4096)")
     if heads % kv_heads:
         raise InputError(f"config.json: {heads} attention heads do not divide into {kv_heads} key-value heads")
+    shapes = _shapes(config, depth) or [{"heads": heads, "kv_heads": kv_heads, "ffn": ffn}] * depth
     layers = []
-    for window in _windows(config, depth, always=has_local_rope):
+    for shape, window in zip(shapes, _windows(config, depth, always=has_local_rope), strict=True):
         local = has_local_rope and window is not None
-        layers.append(LayerSpec(heads=heads, kv_heads=kv_heads, ffn=ffn, window=window, local_rope=local))
+        layers.append(LayerSpec(**shape, window=window, local_rope=local))
     return tuple(layers)
+
+
+def _shapes(config: Config, depth: int) -> list[dict[str, int]] | None:
+    """The layers' own shapes, where the configuration has them."""
+    shapes = config.get(LAYER_SHAPES)
+    if shapes is None:
+        return None
+    if not isinstance(shapes, list) or len(shapes) != depth or not all(isinstance(shape, dict) for shape in shapes):
+        raise InputError(f"config.json: {LAYER_SHAPES} must be a list of {depth} objects, one per layer")
+    found = [{field: _positive(shape, field) for field in ("heads", "kv_heads", "ffn")} for shape in shapes]
+    for index, shape in enumerate(found):
+        if shape["heads"] % shape["kv_heads"]:
+            raise InputError(f"config.json: {LAYER_SHAPES}[{index}]: {shape['heads']} heads do not divide into groups")
+    return found
+
+
+def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int) -> Config:
+    """A configuration for layers of these shapes: the usual fields, and ``layer_shapes`` where they differ.
+
+    transformers does not read ``layer_shapes``: it loads a model whose layers are all alike, and refuses another by the
+    shapes of its tensors. ``runtime.torch_reference.load_model`` builds either.
+    """
+    first = layers[0]
+    fields: Config = {
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": first.heads,
+        "num_key_value_heads": first.kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": first.ffn,
+    }
+    shapes = [{"heads": layer.heads, "kv_heads": layer.kv_heads, "ffn": layer.ffn} for layer in layers]
+    own = {LAYER_SHAPES: shapes} if any(shape != shapes[0] for shape in shapes) else {}
+    return {key: value for key, value in config.items() if key != LAYER_SHAPES} | fields | own
 
 
 def _windows(config: Config, depth: int, *, always: bool) -> list[int | None]:

@@ -13,6 +13,7 @@ from edgepress.compress.search.records import Attribution
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.measure import EvaluationText, evaluation_text, remember
 from edgepress.pipeline.press import unquantized
+from edgepress.pipeline.prune import pruned_student
 from edgepress.pipeline.stages import stage_key
 from edgepress.recipe import Recipe
 
@@ -39,7 +40,8 @@ def measure_tensors(student: Student, recipe: Recipe, out: Path) -> None:
 def _measure(student: Student, recipe: Recipe, checkpoint: Checkpoint, windows: NDArray[np.int32]) -> Attribution:
     from edgepress.compress.search.attribute import measure_attribution
 
-    return measure_attribution(unquantized(student, recipe, checkpoint), checkpoint, windows, _SEED)
+    start = pruned_student(student, recipe, checkpoint.directory.parent)
+    return measure_attribution(unquantized(start, recipe, checkpoint), checkpoint, windows, _SEED)
 
 
 def some_windows(text: EvaluationText) -> NDArray[np.int32]:

@@ -54,7 +54,7 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
     phases += [3 * sizes.embedding + sizes.running, 3 * sizes.layer + sizes.running]
     if looks_at_text(step):
         phases.append(3 * sizes.layer + 60 * student.spec.hidden**2 + sizes.running)
-    if step.solver == "gptaq" or step.budgets:
+    if step.solver == "gptaq" or step.budgets or recipe.pruning:
         phases += _solver_memory(student, recipe, sizes)
     if step.qad_tokens:
         phases.append(_training_memory(student, recipe, sizes.length))
@@ -87,7 +87,8 @@ def _solver_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> tuple[int
     the widest Hessian and its factors. A search also holds a candidate's embedding and head beside the original's,
     and their logits.
     """
-    spec, searches = student.spec, bool(recipe.quantize.budgets)
+    spec = student.spec
+    searches = bool(recipe.quantize.budgets or recipe.pruning)
     logits = 16 * _TOKENS_OF_LOGITS * spec.vocab if searches else 0
     attention = spec.head_dim * max(entry.heads for entry in spec.layers)
     kept = 4 * recipe.calibration.samples * sizes.length * (2 * attention + sizes.widest)

@@ -249,7 +249,7 @@ def _compare_bytes(student: Student, recipe: Recipe) -> int:
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether any step looks at activations."""
     step = recipe.quantize
-    if step.solver != "nearest" or step.activations != "float":
+    if step.solver != "nearest" or step.activations != "float" or recipe.pruning:
         return True
     return bool(step.budgets) or looks_at_text(step) or step.qad_tokens > 0
 

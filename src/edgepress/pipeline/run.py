@@ -28,6 +28,7 @@ from edgepress.pipeline.plan import (
     predict_files,
 )
 from edgepress.pipeline.press import press
+from edgepress.pipeline.prune import check_pruning, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
@@ -45,12 +46,17 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     """
     with brief_waits():  # what self-written text takes depends on the processor, which torch is asked about
         plan = make_plan(student, recipe, targets)
+    check_pruning(student, recipe)
     check_disk(plan, out)
     output = Output(out)
     with output.claim():
         state(student, plan)
-        key = _checkpoint_key(student, recipe)
-        output.run("checkpoint", key, lambda working: press(student, recipe, working), derived=(*TARGETS, "edge-llm"))
+        start = prune(student, recipe, output)
+        if recipe.pruning:
+            with brief_waits():
+                plan = make_plan(start, recipe, targets)
+        key = _checkpoint_key(start, recipe)
+        output.run("checkpoint", key, lambda working: press(start, recipe, working), derived=(*TARGETS, "edge-llm"))
         checkpoint = Checkpoint(out / "checkpoint")
         if recipe.quantize.budgets:
             plan = _with_chosen_formats(plan, checkpoint, targets, recipe.tensorrt)
@@ -206,12 +212,19 @@ def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts:
         student_source=student.source,
         student_digest=student.digest(),
         student_stored_types=types,
-        student_notes=student.notes,
+        student_notes=(*student.notes, *_pruned(student, recipe, plan)),
         recipe=recipe_document(recipe),
         calibration_digest=calibration_digest(recipe.calibration) if needs_calibration(recipe) else None,
         tools=tool_versions(),
     )
     write_manifest(build_manifest(plan.model, lineage, plan.fell_back, list_files(out, parts, ADDED_LATER)), out)
+
+
+def _pruned(student: Student, recipe: Recipe, plan: RunPlan) -> tuple[str, ...]:
+    """What pruning made of the student's shape, for the report."""
+    if not recipe.pruning:
+        return ()
+    return (f"pruned: {shape_change(student, plan.model.spec, plan.model.parameters)}",)
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:

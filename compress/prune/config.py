@@ -1,0 +1,67 @@
+"""The pruning steps of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Method = Literal["obs", "flap", "wanda_sp", "activation", "magnitude"]
+Unit = Literal["heads", "groups"]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Divisor = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+Widths = Literal["auto", "uniform", "per_layer"]
+
+
+class PruneFfn(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="prune_ffn"
+):
+    """Remove neurons of the feed-forward layers.
+
+    keep        share of the neurons of all layers that stays
+    method      obs: those whose loss the others can best make up for. flap, wanda_sp, activation, magnitude: the
+                published scores, to compare with
+    repair      solve what stays for the original's outputs; with flap, put the mean of what is gone into a bias
+    widths      per_layer: the layers share the budget by what each loses. uniform: all get the same width. auto:
+                per_layer where every export target can hold such a model
+    multiple_of widths are multiples of this: 32 for the 32-blocks, 64 for TensorRT, 256 for the K formats
+    """
+
+    keep: Share
+    method: Method = "obs"
+    repair: bool = True
+    widths: Widths = "auto"
+    multiple_of: Divisor = 32
+
+
+class PruneHeads(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="prune_heads"
+):
+    """Remove attention heads.
+
+    keep        share of the query heads of all layers that stays
+    unit        heads: the same number of query heads of every group, keys and values stay. groups: key-value heads
+                with their query heads, which makes the cache smaller too
+    method, repair, widths: as for prune_ffn
+    """
+
+    keep: Share
+    unit: Unit = "heads"
+    method: Method = "obs"
+    repair: bool = True
+    widths: Widths = "auto"
+
+
+class PruneLayers(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="prune_layers"
+):
+    """Drop whole layers. Those that change their input least are proposed, the true divergence decides.
+
+    drop        how many
+    """
+
+    drop: Natural
+
+
+PruneStep = PruneFfn | PruneHeads | PruneLayers

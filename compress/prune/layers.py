@@ -1,0 +1,144 @@
+"""The width steps over a whole model: layer by layer, each solved for the inputs that the pruned ones before it leave.
+
+While the walk goes on, a pruned linear has zeros in the columns that are gone: the same function as the narrower model.
+What is written is the narrower one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgepress.artifact.checkpoint import CheckpointWriter
+from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD, LAYER, LINEARS, layer_name
+from edgepress.artifact.hf_config import with_shapes
+from edgepress.artifact.spec import LayerSpec
+from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.pair_walk import PairVisit, PairWalk
+from edgepress.compress.prune.losses import find_path
+from edgepress.compress.prune.moments import InputSums
+from edgepress.compress.prune.obs import DAMPING, solve_rest
+from edgepress.compress.prune.parts import (
+    Tensors,
+    WidthStep,
+    bias_option,
+    layer_units,
+    maker_rows,
+    part_of,
+    pruned_shape,
+)
+from edgepress.compress.quantize.layers import copy_tokenizer
+from edgepress.progress import progress
+
+Floats = NDArray[np.float32]
+
+
+def prune_widths(
+    source: WeightSource,
+    step: WidthStep,
+    counts: list[int],
+    windows: NDArray[np.int32],
+    directory: FilePath,
+    *,
+    name: str,
+    bias: bool,
+) -> None:
+    """Write the pruned model as a float32 checkpoint into ``directory``, which exists and is empty.
+
+    Args:
+        source: the model.
+        step: what is pruned and how.
+        counts: units that each layer keeps.
+        windows: calibration tokens, int32, (samples, length).
+        directory: where the checkpoint goes.
+        name: the model's name.
+        bias: whether the means may go into a bias of the reader.
+    """
+    spec, units = source.spec, [layer_units(step, source.spec, layer) for layer in source.spec.layers]
+    bias = bias and bias_option(spec, part_of(step)) is not None and step.repair
+    writer = CheckpointWriter(directory, shards=spec.depth + 1)
+    shapes: list[LayerSpec] = []
+    unchanged = counts == [each.count for each in units]
+    shards = _unchanged(source) if unchanged else _walk(source, step, counts, windows, bias=bias)
+    with progress(f"prune ({step.method})", spec.depth) as advance:
+        for index, tensors in enumerate(shards):
+            writer.write_shard(tensors, dict.fromkeys(tensors, "f32"))
+            shapes.append(pruned_shape(step, spec.layers[index], counts[index]))
+            advance(1)
+    rest = {key: source.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in source.names}
+    writer.write_shard(rest, dict.fromkeys(rest, "f32"))
+    copy_tokenizer(source.tokenizer_dir, directory)
+    config = with_shapes(source.config | {"tie_word_embeddings": spec.tied}, shapes, spec.head_dim)
+    option = bias_option(spec, part_of(step))
+    writer.finish(config | ({option: True} if bias and not unchanged and option else {}), name)
+
+
+def _unchanged(source: WeightSource) -> Iterator[Tensors]:
+    for index in range(source.spec.depth):
+        yield {name: source.read(name) for name in source.names if name.startswith(LAYER.format(i=index))}
+
+
+def _walk(
+    source: WeightSource, step: WidthStep, counts: list[int], windows: NDArray[np.int32], *, bias: bool
+) -> Iterator[Tensors]:
+    for visit in PairWalk(source, windows).layers():
+        yield prune_layer(source, step, visit, counts[visit.index], bias=bias)
+
+
+def prune_layer(source: WeightSource, step: WidthStep, visit: PairVisit, count: int, *, bias: bool) -> Tensors:
+    """Prune one layer of a walk to ``count`` units; its tensors."""
+    spec, index, tensors = source.spec, visit.index, visit.tensors
+    layer, part = spec.layers[index], part_of(step)
+    reader = layer_name(index, LINEARS[part.reader])
+    sums = InputSums(tensors[reader].shape[1])
+    visit.observe(reader, sums.add)
+    units = layer_units(step, spec, layer)
+    path = find_path(step, source, index, tensors, sums, units.count - count, intercept=bias)
+    kept = path.kept(units.count, units.count - count)
+    columns = units.columns(kept)
+    weight, added = _solved(step, tensors[reader], sums, columns, bias=bias)
+    masked = np.zeros_like(tensors[reader])
+    masked[:, columns.numpy()] = weight
+    visit.replace(reader, masked)
+    pruned = tensors | {reader: weight}
+    for role in part.makers:
+        rows = maker_rows(step, role, spec, layer, kept)
+        for leaf in ("weight", "bias"):
+            name = layer_name(index, LINEARS[role], leaf)
+            if rows is not None and name in pruned:
+                pruned[name] = np.ascontiguousarray(pruned[name][rows.numpy()])
+    if added is not None:
+        _add_bias(pruned, step, index, added)
+        name = layer_name(index, LINEARS[part.reader], "bias")
+        visit.replace(name, pruned[name])
+    return pruned
+
+
+def _solved(
+    step: WidthStep, weight: Floats, sums: InputSums, columns: torch.Tensor, *, bias: bool
+) -> tuple[Floats, Floats | None]:
+    """The reader's columns that stay, and what its bias gains."""
+    if not step.repair:
+        return np.ascontiguousarray(weight[:, columns.numpy()]), None
+    exact, moments = torch.from_numpy(weight).double(), sums.moments(intercept=bias)
+    if step.method == "flap":  # its own repair: the mean of what is gone
+        gone = exact.clone()
+        gone[:, columns] = 0
+        mean = (gone @ sums.plain_mean).float().numpy() if bias else None
+        return np.ascontiguousarray(weight[:, columns.numpy()]), mean
+    solved, added = solve_rest(exact, moments, columns, DAMPING)
+    return solved.float().numpy(), added.float().numpy() if bias else None
+
+
+def _add_bias(tensors: Tensors, step: WidthStep, index: int, added: Floats) -> None:
+    """Give the reader its bias, and the linears that the same option of the configuration gives one, zeros."""
+    part = part_of(step)
+    name = layer_name(index, LINEARS[part.reader], "bias")
+    tensors[name] = tensors[name] + added if name in tensors else added
+    for role in part.makers:
+        weight = tensors[layer_name(index, LINEARS[role])]
+        tensors.setdefault(layer_name(index, LINEARS[role], "bias"), np.zeros(len(weight), np.float32))

@@ -1,0 +1,177 @@
+"""The pruning stages: each step of a recipe that makes the model smaller leaves a float32 checkpoint, the next one's
+student. The last is what gets quantized.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepress.artifact.families import LINEARS, layer_name
+from edgepress.artifact.hf_config import with_shapes
+from edgepress.artifact.plan import ModelPlan, TensorPlan
+from edgepress.artifact.spec import LayerSpec, ModelSpec
+from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
+from edgepress.compress.openmp import brief_waits
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
+from edgepress.compress.student.checkpoint import CheckpointStudent
+from edgepress.compress.student.expected import expected_shapes
+from edgepress.compress.student.student import Student
+from edgepress.errors import InputError
+from edgepress.pipeline.plan import check_support
+from edgepress.pipeline.stages import Output, stage_key
+from edgepress.progress import say
+from edgepress.recipe import TARGETS, ExportTarget, Recipe, step_name
+
+Windows = NDArray[np.int32]
+_STAGE = "pruned-{place}"
+_MOST_STEPS = 16
+
+
+def check_pruning(student: Student, recipe: Recipe) -> None:
+    """Refuse steps that cannot be done.
+
+    Raises:
+        InputError: a width that is no multiple, nothing left of a layer, or too many steps.
+    """
+    if len(recipe.pruning) > _MOST_STEPS:
+        raise InputError(f"compress: {len(recipe.pruning)} pruning steps; at most {_MOST_STEPS}")
+    if not recipe.pruning:
+        return
+    from edgepress.compress.prune.parts import layer_units  # brings torch with it
+    from edgepress.compress.prune.widths import uniform_counts
+
+    for step in recipe.pruning:
+        if isinstance(step, PruneLayers):
+            if step.drop >= student.spec.depth:
+                raise InputError(f"prune_layers: drop {step.drop} of {student.spec.depth} layers; one has to stay")
+            continue
+        if isinstance(step, PruneFfn):
+            widths = {layer.ffn for layer in student.spec.layers}
+            if step.keep < 1 and (odd := [width for width in widths if width % step.multiple_of]):
+                raise InputError(f"prune_ffn: multiple_of {step.multiple_of} does not divide the width {odd[0]}")
+        units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
+        uniform_counts(units, step.keep, step_name(type(step)))
+
+
+def prune(student: Student, recipe: Recipe, output: Output) -> Student:
+    """Do a recipe's pruning steps; the student itself where it has none.
+
+    Args:
+        student: as it came in.
+        recipe: with the steps; each of its export targets has to hold the shape.
+        output: where the stages lie.
+    """
+    writer = student  # of calibration text, where it is self-written: better than what is left of it
+    stages = [_STAGE.format(place=place) for place in range(1, _MOST_STEPS + 1)]
+    if recipe.pruning:
+        key = stage_key("prune", 1, student.digest(), calibration_digest(recipe.calibration), student.name)
+    for place, step in enumerate(recipe.pruning):
+        key = stage_key(key, step, recipe.export)
+        make = partial(_make, student, step, recipe, writer)
+        student = CheckpointStudent(output.run(stages[place], key, make, derived=tuple(stages[place + 1 :])))
+    for stale in stages[len(recipe.pruning) :]:
+        output.forget(stale)
+    return student
+
+
+def pruned_student(student: Student, recipe: Recipe, out: Path) -> Student:
+    """What a finished run quantized: its last pruned stage, or the student itself."""
+    return CheckpointStudent(out / _STAGE.format(place=len(recipe.pruning))) if recipe.pruning else student
+
+
+def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
+    from edgepress.compress.prune.depth import choose_layers, drop_layers
+    from edgepress.compress.prune.layers import prune_widths
+
+    with brief_waits():
+        windows = calibration_windows(writer, recipe.calibration)
+        if isinstance(step, PruneLayers):
+            drop_layers(student, choose_layers(student, step.drop, windows), working, name=student.name)
+        else:
+            bias = _held(student, student.spec.layers, recipe.export, biased=True)
+            counts = _counts(student, step, windows, recipe, bias=bias)
+            prune_widths(student, step, counts, windows, working, name=student.name, bias=bias)
+    _state(student, CheckpointStudent(working), step)
+
+
+def _counts(
+    student: Student, step: PruneFfn | PruneHeads, windows: Windows, recipe: Recipe, *, bias: bool
+) -> list[int]:
+    """Units that each layer keeps."""
+    from edgepress.compress.prune.losses import layer_losses, least_units
+    from edgepress.compress.prune.parts import layer_units
+    from edgepress.compress.prune.widths import allocated_counts, uniform_counts
+
+    units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
+    even = uniform_counts(units, step.keep, step_name(type(step)))
+    apart = _held(student, _unlike(student), recipe.export, biased=False)
+    if step.widths == "per_layer" and not apart:
+        _require_held(student, recipe.export)
+    if step.widths == "uniform" or not apart or step.keep == 1:
+        return even
+    least = [least_units(layer, step.keep) for layer in units]
+    losses = layer_losses(student, step, windows, least, intercept=bias, seed=recipe.calibration.seed)
+    return allocated_counts(units, losses, sum(even))
+
+
+def _unlike(student: Student) -> tuple[LayerSpec, ...]:
+    """Layers that differ, as pruning would leave them."""
+    first, *others = student.spec.layers
+    wider = msgspec.structs.replace(first, ffn=first.ffn * 2)
+    return (wider, *others)
+
+
+def _held(student: Student, layers: tuple[LayerSpec, ...], targets: tuple[ExportTarget, ...], *, biased: bool) -> bool:
+    """Whether all targets can hold layers of these shapes, or biases in them."""
+    plan = _float_plan(student, layers, biased=biased)
+    return all(_refusal(plan, target) is None for target in targets)
+
+
+def _require_held(student: Student, targets: tuple[ExportTarget, ...]) -> None:
+    plan = _float_plan(student, _unlike(student), biased=False)
+    refusals = {target: refusal for target in TARGETS if (refusal := _refusal(plan, target)) is not None}
+    held = ", ".join(target for target in TARGETS if target not in refusals)
+    for target in targets:
+        if target in refusals:
+            raise InputError(f"widths: per_layer: {refusals[target]} (targets that hold it: {held or 'none'})")
+
+
+def _refusal(plan: ModelPlan, target: ExportTarget) -> str | None:
+    try:
+        check_support(plan, target)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _float_plan(student: Student, layers: tuple[LayerSpec, ...], *, biased: bool) -> ModelPlan:
+    """A float32 model with layers of these shapes, and with biases behind its reading linears."""
+    spec = msgspec.structs.replace(student.spec, layers=layers)
+    config = with_shapes(student.config | {"tie_word_embeddings": spec.tied}, layers, spec.head_dim)
+    shapes = expected_shapes(spec, config)
+    if biased:
+        for role in ("attn_output", "ffn_down"):
+            shapes |= {layer_name(i, LINEARS[role], "bias"): (spec.hidden,) for i in range(spec.depth)}
+    tensors = tuple(TensorPlan(name=name, shape=shape, format="f32") for name, shape in shapes.items())
+    return ModelPlan(name="", spec=spec, config=config, tokenizer_dir=student.tokenizer_dir, tensors=tensors)
+
+
+def _state(before: Student, after: Student, step: PruneStep) -> None:
+    """Say what was removed, and the new shape."""
+    say(f"{step_name(type(step))}: {shape_change(before, after.spec, after.parameters)}")
+
+
+def shape_change(before: Student, spec: ModelSpec, parameters: int) -> str:
+    """What a model's parameters went down to, and its new shape, in words."""
+    widths = [layer.ffn for layer in spec.layers]
+    ffn = str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
+    heads = dict.fromkeys(f"{layer.heads}/{layer.kv_heads}" for layer in spec.layers)
+    return (
+        f"{before.parameters / 1e6:.1f} M parameters → {parameters / 1e6:.1f} M: {spec.depth} of {before.spec.depth} "
+        f"layers, feed-forward {ffn} wide, {' or '.join(heads)} heads (query/key-value)"
+    )

@@ -1,0 +1,77 @@
+"""Layers are dropped by the divergence that their loss causes, and nothing else changes."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_model_dir
+from transformers import AutoModelForCausalLM
+
+from edgepress.compress.prune.depth import block_influence, choose_layers, drop_layers
+from edgepress.compress.student.checkpoint import CheckpointStudent
+from edgepress.compress.student.open import open_student
+from edgepress.errors import InputError
+from edgepress.runtime.torch_reference import load_model
+
+WINDOWS = np.random.default_rng(0).integers(4, 300, (4, 32)).astype(np.int32)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(torch.from_numpy(WINDOWS.astype(np.int64))).logits.double()
+    return found
+
+
+def without(directory: Path, gone: tuple[int, ...]) -> torch.nn.Module:
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    kept = [layer for index, layer in enumerate(model.get_submodule("model.layers").children()) if index not in gone]
+    for place, layer in enumerate(kept):
+        layer.get_submodule("self_attn").layer_idx = place  # type: ignore[assignment]
+    model.get_submodule("model").layers = torch.nn.ModuleList(kept)
+    model.config.num_hidden_layers = len(kept)  # type: ignore[union-attr]
+    return model
+
+
+def divergence(original: torch.Tensor, other: torch.Tensor) -> float:
+    p, q = torch.log_softmax(original, -1), torch.log_softmax(other, -1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_dir("llama", tmp_path_factory.mktemp("deep") / "student", num_hidden_layers=4)
+
+
+def test_the_layer_of_least_divergence_goes(deep: Path, tmp_path: Path) -> None:
+    student = open_student(str(deep))
+    original = logits(without(deep, ()))
+    costs = {gone: divergence(original, logits(without(deep, gone))) for gone in combinations(range(4), 1)}
+    assert tuple(choose_layers(student, 1, WINDOWS)) == min(costs, key=lambda gone: costs[gone])
+
+
+def test_what_is_written_is_the_model_without_them(deep: Path, tmp_path: Path) -> None:
+    drop_layers(open_student(str(deep)), [1, 2], tmp_path, name="Tiny")
+    found = CheckpointStudent(tmp_path)
+    assert found.spec.depth == 2
+    torch.testing.assert_close(logits(load_model(found)), logits(without(deep, (1, 2))))
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(reloaded), logits(without(deep, (1, 2))))
+
+
+def test_influence_is_one_less_the_cosine_of_what_goes_in_and_out(deep: Path) -> None:
+    model = without(deep, ())
+    with torch.inference_mode():
+        states = model(torch.from_numpy(WINDOWS.astype(np.int64)), output_hidden_states=True).hidden_states
+    found = block_influence(open_student(str(deep)), WINDOWS)
+    for index in range(3):  # the last state is normalised
+        cosine = torch.cosine_similarity(states[index].double(), states[index + 1].double(), dim=-1).mean()
+        assert found[index] == pytest.approx(1 - float(cosine), abs=1e-5)
+
+
+def test_a_model_needs_a_layer(deep: Path) -> None:
+    with pytest.raises(InputError, match="at least one has to stay"):
+        choose_layers(open_student(str(deep)), 4, WINDOWS)

@@ -1,0 +1,110 @@
+"""Pruned models go through the pipeline: per-layer shapes load in the engines, and what cannot be held is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from pressing import RECIPE, made, press
+from tiny_models import make_model_dir
+from transformers import AutoModelForCausalLM
+
+from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.gguf_header import read_gguf_header
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
+from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.student.open import open_student
+from edgepress.errors import InputError
+from edgepress.recipe import Recipe, parse_recipe
+from edgepress.runtime.torch_reference import load_model
+
+PLAIN = QuantizeStep(solver="nearest", format="f16", fallback="f16")
+
+
+def recipe(*steps: PruneStep, quantize: QuantizeStep = PLAIN, **fields: Any) -> Recipe:
+    return msgspec.structs.replace(RECIPE, compress=(*steps, quantize), **fields)
+
+
+def architecture(out: Path) -> Any:
+    return read_gguf_header(out / "gguf" / "model.gguf").metadata["general.architecture"]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers unlike enough in what they lose that a shared budget makes their widths differ."""
+    options = {"num_hidden_layers": 3, "intermediate_size": 256}
+    return make_model_dir("llama", tmp_path_factory.mktemp("prune") / "student", **options)
+
+
+def test_layers_of_their_own_shape_load_in_both_engines_and_nothing_is_done_twice(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parity gates compare both files with torch; they would not be kept otherwise."""
+    steps = (PruneFfn(keep=0.6), PruneHeads(keep=0.5, unit="groups", widths="uniform"))
+    out = tmp_path / "out"
+    press(student, out, recipe(*steps))
+    spec = Checkpoint(out / "checkpoint").spec
+    assert sum(layer.ffn for layer in spec.layers) <= 0.6 * 3 * 256 + 3 * 32
+    assert all(layer.ffn % 32 == 0 for layer in spec.layers)
+    assert not spec.uniform
+    assert {(layer.heads, layer.kv_heads) for layer in spec.layers} == {(2, 1)}
+    assert architecture(out) == "deci"
+    assert (out / "onnx" / "model.onnx").is_file()
+    before = {part: made(out, part) for part in ("pruned-1", "pruned-2", "checkpoint")}
+    press(student, out, recipe(*steps))
+    assert {part: made(out, part) for part in before} == before
+    press(student, out, recipe())
+    assert not (out / "pruned-1").exists()
+
+
+def test_uniform_shapes_stay_a_plain_model_that_transformers_reloads(student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    steps = (PruneLayers(drop=1), PruneHeads(keep=0.5), PruneFfn(keep=0.5, widths="uniform"))
+    manifest = press(student, out, recipe(*steps))
+    assert "2 of 3 layers, feed-forward 128 wide, 2/2 heads" in manifest.lineage.student_notes[-1]
+    spec = Checkpoint(out / "checkpoint").spec
+    assert (spec.depth, spec.layers[0].ffn, spec.layers[0].heads, spec.layers[0].kv_heads) == (2, 128, 2, 2)
+    assert architecture(out) == "llama"
+    reloaded = AutoModelForCausalLM.from_pretrained(out / "checkpoint")
+    found = load_model(Checkpoint(out / "checkpoint"))
+    assert {name: p.shape for name, p in reloaded.named_parameters()} == {
+        name: p.shape for name, p in found.named_parameters()
+    }
+
+
+def test_a_family_without_per_layer_files_is_pruned_evenly_or_refused_by_name(tmp_path: Path) -> None:
+    source, out = make_model_dir("qwen2", tmp_path / "student"), tmp_path / "out"
+    with pytest.raises(InputError, match=r"for llama models only.*targets that hold it: onnx"):
+        press(source, out, recipe(PruneFfn(keep=0.5, widths="per_layer")))
+    press(source, out, recipe(PruneFfn(keep=0.5)))
+    spec = Checkpoint(out / "checkpoint").spec
+    assert spec.uniform and spec.layers[0].ffn == 64
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("[{step: quantize}, {step: prune_ffn, keep: 0.5}]", "prune_ffn comes after quantize"),
+        ("[{step: quantize}, {step: quantize}]", "2 quantize steps"),
+        ("[{step: prune_ffn, kep: 0.5}]", "fields there: keep, method, repair, widths, multiple_of"),
+        ("[{step: prune_heads, keep: 0.5, unit: pairs}]", "none of the choices: groups, heads"),
+        ("[{step: prune_ffn, keep: 1.5}]", "compress"),
+    ],
+)
+def test_mistakes_in_steps_are_named(steps: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_recipe(f"compress: {steps}", "r.yaml")
+
+
+def test_what_leaves_nothing_or_does_not_divide_is_refused_before_any_work(student: Path, tmp_path: Path) -> None:
+    for step, message in (
+        (PruneLayers(drop=3), "one has to stay"),
+        (PruneFfn(keep=0.5, multiple_of=100), "does not divide the width 256"),
+        (PruneFfn(keep=0.01), "leaves nothing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            press(student, tmp_path / "out", recipe(step))
+    assert not (tmp_path / "out" / "checkpoint").exists()
+    assert open_student(str(student)).spec.depth == 3
