@@ -232,6 +232,7 @@ def test_steps_and_recipes_are_listed_whole() -> None:
     assert steps["quantize"] == {
         name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()
     }
+    assert steps["prune_ffn"]["keep"] == steps["prune_layers"]["drop"] == "required"
     recipes = edgepress("recipes", "--json").json()
     assert recipes.keys() == set(RECIPE_NAMES)
     for name in RECIPE_NAMES:

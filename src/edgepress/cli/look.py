@@ -13,6 +13,8 @@ from edgepress.cli.tables import print_rows
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
 from edgepress.recipe import STEPS, load_recipe, step_name
 
+_REQUIRED = "required"
+
 
 @app.command()
 def show(
@@ -38,7 +40,8 @@ def steps(json: Json = False) -> None:
         return
     for step in STEPS:
         print(f"{step_name(step)}: {' '.join((step.__doc__ or '').split(chr(10))[0].split())}")
-        print_rows([(f"  {name}", f"default {value!r}") for name, value in described[step_name(step)].items()])
+        fields = described[step_name(step)].items()
+        print_rows([(f"  {name}", value if value == _REQUIRED else f"default {value!r}") for name, value in fields])
 
 
 @app.command()
@@ -56,6 +59,8 @@ def _fields(step: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _default(field: Any) -> Any:
+    if field.required:
+        return _REQUIRED
     return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
 
 
