@@ -106,5 +106,7 @@ def test_what_leaves_nothing_or_does_not_divide_is_refused_before_any_work(stude
     ):
         with pytest.raises(InputError, match=message):
             press(student, tmp_path / "out", recipe(step))
+        with pytest.raises(InputError, match=message):
+            plan_before(open_student(str(student)), recipe(step), ("gguf",))
     assert not (tmp_path / "out" / "checkpoint").exists()
     assert open_student(str(student)).spec.depth == 3

@@ -26,14 +26,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with exa
 def run(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = False, json: Json = False) -> None:
     """Everything: compress a student, export it, measure the files, write the report."""
     from edgepress.compress.student.open import open_student
-    from edgepress.pipeline.plan import make_plan
+    from edgepress.pipeline.prune import plan_before
     from edgepress.pipeline.run import check_met
     from edgepress.pipeline.whole import run_whole
 
     chosen = load_recipe(recipe)
     opened = open_student(student)
     if dry_run:
-        print_plan(opened, make_plan(opened, chosen, chosen.export), json=json)
+        print_plan(opened, plan_before(opened, chosen, chosen.export), json=json)
         return
     results = run_whole(opened, chosen, out)
     if json:
@@ -48,12 +48,12 @@ def compress(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun
     """The post-training compression step alone: a student into OUT/checkpoint."""
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline import run as pipeline
-    from edgepress.pipeline.plan import make_plan
+    from edgepress.pipeline.prune import plan_before
 
     chosen = load_recipe(recipe)
     opened = open_student(student)
     if dry_run:
-        print_plan(opened, make_plan(opened, chosen, ()), json=json)
+        print_plan(opened, plan_before(opened, chosen, ()), json=json)
         return
     plan = pipeline.compress(opened, chosen, out)
     if json:

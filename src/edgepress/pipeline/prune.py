@@ -22,7 +22,7 @@ from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
-from edgepress.pipeline.plan import check_support
+from edgepress.pipeline.plan import RunPlan, check_support, make_plan
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe, step_name
@@ -56,6 +56,18 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
                 raise InputError(f"prune_ffn: multiple_of {step.multiple_of} does not divide the width {odd[0]}")
         units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
         uniform_counts(units, step.keep, step_name(type(step)))
+
+
+def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
+    """The plan of a dry run: of the student as it came in, since shapes are known when pruning has chosen them.
+
+    Raises:
+        InputError: as :func:`check_pruning`, or something that no plan can be made of.
+    """
+    check_pruning(student, recipe)
+    if recipe.pruning:
+        say("note: sizes and memory are those before pruning")
+    return make_plan(student, recipe, targets)
 
 
 def prune(student: Student, recipe: Recipe, output: Output) -> Student:
