@@ -17,6 +17,7 @@ from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, P
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
+from edgepress.pipeline.prune import plan_before
 from edgepress.recipe import Recipe, parse_recipe
 from edgepress.runtime.torch_reference import load_model
 
