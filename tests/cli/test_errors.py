@@ -101,9 +101,9 @@ WRONG: dict[str, tuple[Change, list[str], str]] = {
     "no such recipe": (nothing, ["run", "student", "-r", "5bit", "-o", "out"], "shipped recipes: 4bit, 8bit, demo"),
     "no such recipe file": (nothing, ["run", "student", "-r", "x.yaml", "-o", "out"], "x.yaml: no such recipe file"),
     "unknown step": (
-        recipe("compress: [{step: prune_heads, keep: 0.5}]"),
+        recipe("compress: [{step: prune_experts, keep: 0.5}]"),
         RUN,
-        "r.yaml: compress[0]: unknown step 'prune_heads'; steps: quantize",
+        "r.yaml: compress[0]: unknown step 'prune_experts'; steps: prune_ffn, prune_heads, prune_layers, quantize",
     ),
     "misspelt field": (
         recipe("compress: [{step: quantize, fromat: q4_0}]"),

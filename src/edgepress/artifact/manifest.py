@@ -58,15 +58,15 @@ def list_files(root: Path, parts: list[str], without: tuple[str, ...] = ()) -> t
 
     Those whose paths in their directory begin with an entry of ``without`` are left out.
     """
-    found = sorted(
+    found = {
         file
         for directory in (root / part for part in parts)
         for file in directory.rglob("*")
         if file.is_file() and not file.relative_to(directory).as_posix().startswith(without)
-    )
+    }
     return tuple(
         FileEntry(path=file.relative_to(root).as_posix(), bytes=file.stat().st_size, sha256=sha256_file(file))
-        for file in found
+        for file in sorted(found)
     )
 
 
