@@ -32,12 +32,13 @@ def machines(artifacts: tuple[Artifact, ...]) -> tuple[MachineFacts, ...]:
         else:
             mine.append(artifact)
     return tuple(
-        MachineFacts(facts=_facts(machine), states=_states(members, f"states-{place}"))
+        MachineFacts(facts=machine_facts(machine), states=_states(members, f"states-{place}"))
         for place, (machine, members) in enumerate(groups)
     )
 
 
-def _facts(machine: Machine) -> tuple[Fact, ...]:
+def machine_facts(machine: Machine) -> tuple[Fact, ...]:
+    """What a machine is, as far as it is known."""
     jetson = machine.jetson
     found = (
         ("processor", machine.cpu),

@@ -6,7 +6,6 @@ plotly.js is embedded once, in front of the first figure; nothing on the page is
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from edgepress.benchmarks.report.figures.memory import memory_legend, memory_par
 from edgepress.benchmarks.report.figures.size_against_kld import size_against_kld
 from edgepress.benchmarks.report.figures.speed import rates
 from edgepress.benchmarks.report.figures.text_windows import kld_by_window
-from edgepress.benchmarks.report.figures.theme import CONFIG, Figure
+from edgepress.benchmarks.report.figures.theme import Figure
 from edgepress.benchmarks.report.figures.token_latency import cut_words, latency_distribution, latency_over_steps
+from edgepress.benchmarks.report.fill import fill
 from edgepress.benchmarks.report.machine import machines
 from edgepress.benchmarks.report.notes import notes
 from edgepress.benchmarks.report.numerals import significant
 from edgepress.benchmarks.report.samples import side_by_side
-from edgepress.errors import require
 
 REPORT_FILE = "report.html"
 
@@ -50,24 +49,9 @@ def write_report(out: Path) -> Path:
 
 def render(contents: Contents) -> str:
     """The page as text."""
-    jinja2 = require("jinja2", "report")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     artifacts = list_artifacts(contents)
     texts = _measured(contents, artifacts) | _layers(contents, artifacts) | _provenance(contents, artifacts)
-    drawn = _draw(_figures(contents, artifacts))
-    figures = {name: jinja2.utils.markupsafe.Markup(markup) for name, markup in drawn.items()}
-    css = jinja2.utils.markupsafe.Markup(_asset("page.css"))
-    page: str = environment.from_string(_asset("page.html")).render(**texts, figures=figures, css=css)
-    return page
-
-
-def _asset(name: str) -> str:
-    return (files("edgepress.benchmarks.report") / name).read_text(encoding="utf-8")
+    return fill("page.html", texts, _figures(contents, artifacts))
 
 
 def _measured(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, Any]:
@@ -178,20 +162,3 @@ def _figures(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, F
     }
     drawn = {name: draw() for name, draw in drawers.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def _draw(figures: dict[str, Figure]) -> dict[str, str]:
-    """Figures as HTML, plotly.js in front of the first."""
-    require("plotly", "report")
-    html = require("plotly.io", "report")
-    return {
-        name: html.to_html(
-            figure,
-            config=CONFIG,
-            include_plotlyjs=place == 0,
-            full_html=False,
-            div_id=f"figure-{name}",
-            default_height=f"{figure['layout']['height']}px",
-        )
-        for place, (name, figure) in enumerate(figures.items())
-    }

@@ -51,7 +51,7 @@ class TeacherCache:
         self._each = max(1, _SHARD_TOKENS // length)
         writer = _Writer(teacher, k)
         self._shards: list[Arrays] = []
-        with progress("teacher", count * length) as advance:
+        with progress("teacher", count * length, unit="tokens") as advance:
             for start in range(0, count, self._each):
                 part = windows[start : start + self._each]
                 directory = cached("teacher", _key(teacher, part, k), partial(writer.write, part))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -76,21 +77,24 @@ class Trainer:
             held_out: divergence of the student as it is.
         """
         run = self._resume(state) or self._check(Progress(), state, held_out)
-        steps, started, first = self._training.steps, time.monotonic(), run.steps
+        steps, each = self._training.steps, self._step_tokens
         checks = {round(steps * (part + 1) / self._training.checks) for part in range(self._training.checks)}
-        with progress_bar("distil", steps) as advance:
-            advance(first)
+        with progress_bar("distil", steps * each, done=run.steps * each, unit="tokens") as advance:
             while run.steps < steps and not self._should_stop(run):
-                run = Progress(losses=(*run.losses, self.step(run.steps)), checks=run.checks)
-                advance(1)
+                run = self._timed_step(run)
+                advance(each)
                 if run.steps in checks:
                     run = self._check(run, state, held_out)
-                    rate = (run.steps - first) * self._step_tokens / max(time.monotonic() - started, 1e-9)
-                    say(_words(run, steps, rate))
+                    say(_words(run, steps, each))
                 if run.steps % self._training.save_steps == 0 or run.steps == steps:
                     state.save(run, self._tensors())
         self._restore(state.load_best(run))
         return run
+
+    def _timed_step(self, run: Progress) -> Progress:
+        started = time.monotonic()
+        losses = (*run.losses, self.step(run.steps))
+        return Progress(losses=losses, checks=run.checks, seconds=run.seconds + time.monotonic() - started)
 
     def step(self, number: int) -> float:
         """One step of the optimizer; the loss in nats per learned token, before it.
@@ -155,7 +159,7 @@ class Trainer:
                 f"training diverged: the held-out divergence is {check.held_out_kl} after {run.steps} steps; "
                 "lower the rate"
             )
-        checked = Progress(losses=run.losses, checks=(*run.checks, check))
+        checked = msgspec.structs.replace(run, checks=(*run.checks, check))
         if checked.best is check:
             state.save_best(checked, {name: _numpy(value) for name, value in self._parameters().items()})
         return checked
@@ -234,8 +238,8 @@ def _numpy(value: torch.Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _words(run: Progress, steps: int, rate: float) -> str:
-    check = run.checks[-1]
+def _words(run: Progress, steps: int, step_tokens: int) -> str:
+    check, rate = run.checks[-1], run.steps * step_tokens / max(run.seconds, 1e-9)
     return (
         f"step {run.steps} of {steps}, {check.tokens:,} tokens: loss {run.losses[-1]:.4f}, "
         f"held-out divergence {check.held_out_kl:.4f}, {rate:,.0f} tokens/s"

@@ -37,10 +37,11 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run has come: the training loss of each step, and the checks."""
+    """How far a run has come: the training loss of each step, the checks, and how long the steps took."""
 
     losses: tuple[float, ...] = ()
     checks: tuple[Check, ...] = ()
+    seconds: float = 0.0
 
     @property
     def steps(self) -> int:

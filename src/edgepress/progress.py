@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 Advance = Callable[[int], None]
 
@@ -18,8 +28,15 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Advance]:
-    """Show a bar for ``total`` units of work while the block runs; call the yielded function to advance it."""
+def progress(label: str, total: int, *, done: int = 0, unit: str = "") -> Iterator[Advance]:
+    """Show a bar for ``total`` units of work while the block runs; call the yielded function to advance it.
+
+    Args:
+        label: what is being done.
+        total: units of work.
+        done: of them, before the block.
+        unit: their name, for a rate beside the bar; without one no rate is shown.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -27,8 +44,21 @@ def progress(label: str, total: int) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        *((_Rate(unit),) if unit else ()),
     )
     bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
     with bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(label, total=total, completed=done)
         yield lambda units: bar.advance(task, units)
+
+
+class _Rate(ProgressColumn):
+    """Units of work in a second, lately."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {self._unit}/s" if speed else "")

@@ -13,6 +13,7 @@ from commands import Finished, edgepress
 from killed_runs import Outcome, Run, Runner
 from one_core import one_core  # noqa: F401
 from own_cache import own_cache  # noqa: F401
+from report_output import Page
 from tiny_models import CORPUS, make_model_dir
 
 from edgepress.compress.distill.held_out import HeldOut
@@ -79,6 +80,8 @@ def test_a_killed_run_goes_on_to_the_same_files(scene: Scene, undisturbed: Outco
     assert ended.code == 0, ended.err
     assert scene.files(name) == scene.files("undisturbed")
     assert scene.leftovers(name) == []
+    page = Page(scene.root / name / "out" / "report.html")
+    assert "tokens/s" in page.texts["course"]
 
 
 def test_a_run_that_is_killed_again_and_again_gets_there(scene: Scene, undisturbed: Outcome) -> None:
@@ -87,6 +90,19 @@ def test_a_run_that_is_killed_again_and_again_gets_there(scene: Scene, undisturb
     assert codes.count(-signal.SIGKILL) >= 3
     assert codes[-1] == 0
     assert scene.files("often") == scene.files("undisturbed")
+
+
+def test_the_page_draws_the_record(scene: Scene, undisturbed: Outcome) -> None:
+    out = scene.root / "undisturbed" / "out"
+    record = json.loads((out / "distillation.json").read_text("utf-8"))
+    page = Page(out / "report.html")
+    dots, _ = page.figure("loss")[0]
+    assert dots["y"] == record["losses"]
+    assert page.figure("held-out")[0][0]["y"] == [check["held_out_kl"] for check in record["checks"]]
+    assert page.row("sizes-table", "teacher: teacher")[1] == f"{record['teacher']['parameters']:,}"
+    speed = json.loads((out / "measurements" / "speed.json").read_text("utf-8"))
+    assert speed["tokens"] == record["training_tokens"]
+    assert speed["tokens_per_s"] == pytest.approx(speed["tokens"] / speed["seconds"])
 
 
 def test_training_resumes_and_does_not_start_anew(scene: Scene, undisturbed: Outcome) -> None:

@@ -58,8 +58,9 @@ def distill(
     if json:
         print_json(record)
         return
-    print(f"student: {out}  {record.parameters:,} parameters, {record.training_tokens:,} tokens")
+    print(f"student: {out}  {record.student.parameters:,} parameters, {record.training_tokens:,} tokens")
     print(
         f"held-out divergence from the teacher: {record.checks[0].held_out_kl:.4f} at the start, "
         f"{record.best.held_out_kl:.4f} after {record.best.tokens:,} tokens"
     )
+    print(f"report: {out / 'report.html'}")

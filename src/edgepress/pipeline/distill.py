@@ -7,27 +7,32 @@ then the output directory holds the state of the training alone, out of sight.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import msgspec
+
+from edgepress.artifact.files import write_atomically
 from edgepress.artifact.manifest import MANIFEST_FILE
 from edgepress.artifact.weights import WeightSource
-from edgepress.compress.distill.config import Loss, Training, check_loss
+from edgepress.benchmarks.report.training import write_training_report
+from edgepress.benchmarks.training_record import SPEED_FILE, TrainingRecord
+from edgepress.compress.distill.config import check_loss
 from edgepress.compress.distill.smaller import smaller_size
 from edgepress.compress.distill.text import Text, held_out_windows, read_windows, split, text_digest
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.student.student import Student
-from edgepress.errors import InputError
-from edgepress.pipeline.distill_job import Check, Job, Record
+from edgepress.errors import InputError, require
+from edgepress.pipeline.distill_job import Job
 from edgepress.pipeline.distilled_student import finished, tidy, write_student
 from edgepress.pipeline.stages import Output, stage_key
+from edgepress.pipeline.train_student import train_student
 from edgepress.progress import say
 from edgepress.runtime.text import TextCodec
 
 _CALIBRATION_WINDOWS = 32
-_VERSION = 1
+_VERSION = 2
 
 
-def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> Record:
+def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> TrainingRecord:
     """Train a student and write it to ``out``; goes on where a killed run left off.
 
     Args:
@@ -38,8 +43,11 @@ def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> R
 
     Raises:
         InputError: the vocabularies differ, a size, loss or text does not fit, or ``out`` is another's.
+        MissingExtraError: what draws the report is not installed.
         EdgepressError: the training diverged.
     """
+    for drawn_by in ("jinja2", "plotly"):  # refused now and not after the training
+        require(drawn_by, "report")
     check_loss(job.settings.loss, job.settings.train, teacher.spec.vocab)
     if student is not None:
         check_same_vocabulary(teacher, student)
@@ -52,14 +60,17 @@ def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> R
             if done := finished(out, key):
                 say("student: up to date")
                 tidy(out)
+                write_training_report(out)
                 return done
             say(f"text: {train.tokens.size:,} tokens to train on, {held_out.tokens.size:,} held out")
             (out / MANIFEST_FILE).unlink(missing_ok=True)
             state = out / ".edgepress" / f"training-{key[:16]}"
-            record, tensors = _train(teacher, start, job, train, held_out, state)
-            write_student(teacher, start, job, key, out, record, tensors)
+            trained = train_student(teacher, start, job.settings, train, held_out, state, begun=_begun(job, student))
+            write_atomically(out / SPEED_FILE, msgspec.json.format(msgspec.json.encode(trained.speed), indent=2))
+            write_student(teacher, start, job, key, out, trained.record, trained.tensors)
             tidy(out)
-    return record
+            write_training_report(out)
+    return trained.record
 
 
 def check_same_vocabulary(teacher: Student, student: Student) -> None:
@@ -100,8 +111,8 @@ def _texts(teacher: Student, job: Job) -> tuple[Text, Text]:
 
 
 def _start(teacher: Student, job: Job, text: Text) -> WeightSource:
-    from edgepress.compress.distill.channel_statistics import channel_statistics
     from edgepress.compress.distill.random_start import RandomWeights
+    from edgepress.compress.distill.statistics_cache import cached_statistics
     from edgepress.compress.distill.weight_selection import SelectedWeights
 
     if job.sizes is None:
@@ -109,48 +120,19 @@ def _start(teacher: Student, job: Job, text: Text) -> WeightSource:
     size = smaller_size(teacher, job.sizes, job.layers)
     if job.select == "random":
         return RandomWeights(teacher, size, job.settings.train.seed)
-    statistics = channel_statistics(teacher, text.tokens[:_CALIBRATION_WINDOWS]) if job.select == "importance" else None
+    windows = text.tokens[:_CALIBRATION_WINDOWS]
+    statistics = cached_statistics(teacher, windows) if job.select == "importance" else None
     return SelectedWeights(teacher, size, statistics)
+
+
+def _begun(job: Job, student: Student | None) -> str:
+    """How the student begins, in words."""
+    if student is not None:
+        return student.name
+    ways = {"importance": "its most important channels", "uniform": "evenly spaced channels of it"}
+    return ways.get(job.select, "random weights")
 
 
 def _key(teacher: Student, start: WeightSource, job: Job) -> str:
     texts = text_digest(job.text), text_digest(job.held_out)
     return stage_key("distill", _VERSION, teacher.digest(), start.digest(), job.settings, texts)
-
-
-def _train(
-    teacher: Student, start: WeightSource, job: Job, text: Text, held_out: Text, state: Path
-) -> tuple[Record, dict[str, Any]]:
-    from edgepress.compress.distill.held_out import HeldOut
-    from edgepress.compress.distill.train import Trainer
-    from edgepress.compress.distill.trainer_state import TrainerState
-    from edgepress.runtime.torch_reference import load_model
-
-    loss, training = job.settings.loss, job.settings.train
-    targets, judge = _targets(teacher, text, loss, training), HeldOut(teacher, held_out)
-    student = load_model(start)
-    say(f"student: {sum(value.numel() for value in student.parameters()):,} parameters")
-    trainer = Trainer(student, targets, text, loss, training, (teacher.spec.depth, teacher.spec.hidden))
-    run = trainer.train(TrainerState(state), judge.divergence)
-    tensors = {name: student.get_parameter(name).detach().numpy() for name in start.names}
-    record = Record(
-        parameters=sum(values.size for values in tensors.values()),
-        training_tokens=run.checks[-1].tokens,
-        step_tokens=training.windows_per_step * training.length,
-        held_out_tokens=int(held_out.learned[:, 1:].sum()),
-        losses=run.losses,
-        checks=tuple(Check(check.tokens, check.held_out_kl) for check in run.checks),
-    )
-    return record, tensors
-
-
-def _targets(teacher: Student, text: Text, loss: Loss, training: Training) -> Any:
-    from edgepress.compress.distill.targets import CachedTargets, TeacherAlongside, TextOnly
-    from edgepress.compress.distill.teacher_cache import TeacherCache
-    from edgepress.runtime.torch_reference import load_model
-
-    if not loss.needs_teacher:
-        return TextOnly()
-    if not training.top_k:
-        return TeacherAlongside(load_model(teacher), loss)
-    return CachedTargets(TeacherCache(teacher, text.tokens, training.top_k), loss)

@@ -1,4 +1,4 @@
-"""What ``edgepress distill`` is asked for, and what it records."""
+"""What ``edgepress distill`` is asked for."""
 
 from __future__ import annotations
 
@@ -39,33 +39,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     sizes: dict[str, Any] | None = None
     select: Select = "importance"
     layers: Layers = "uniform"
-
-
-class Check(msgspec.Struct, frozen=True):
-    """The held-out divergence in nats per token, after some tokens."""
-
-    tokens: int
-    held_out_kl: float
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What a distillation brought; in ``distillation.json``.
-
-    losses   of each step, nats per learned token
-    checks   held-out divergences; the first is the start's, the student is that of the smallest
-    """
-
-    parameters: int
-    training_tokens: int
-    step_tokens: int
-    held_out_tokens: int
-    losses: tuple[float, ...]
-    checks: tuple[Check, ...]
-
-    @property
-    def best(self) -> Check:
-        """The check that the student is from."""
-        return min(self.checks, key=lambda check: check.held_out_kl)
 
 
 def read_settings(path: Path) -> Settings:

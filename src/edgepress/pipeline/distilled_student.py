@@ -17,22 +17,28 @@ from edgepress.artifact.families import FAMILIES
 from edgepress.artifact.files import atomic_directory, sha256_file, write_atomically
 from edgepress.artifact.manifest import MANIFEST_FILE, FileEntry, Lineage, build_manifest, write_manifest
 from edgepress.artifact.weights import WeightSource
+from edgepress.benchmarks.training_record import RECORD_FILE, SPEED_FILE, TrainingRecord
 from edgepress.compress.distill.text import text_digest
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.layers import copy_tokenizer
 from edgepress.compress.student.hf_directory import HfDirectory
 from edgepress.compress.student.student import Student
-from edgepress.pipeline.distill_job import Job, Record
+from edgepress.pipeline.distill_job import Job
 from edgepress.pipeline.plan import model_plan
 from edgepress.pipeline.run import tool_versions
 
-RECORD_FILE = "distillation.json"
 _DONE = "distill.json"
 
 
 def write_student(
-    teacher: Student, start: WeightSource, job: Job, key: str, out: Path, record: Record, tensors: dict[str, Any]
+    teacher: Student,
+    start: WeightSource,
+    job: Job,
+    key: str,
+    out: Path,
+    record: TrainingRecord,
+    tensors: dict[str, Any],
 ) -> None:
     """Write the student's files into ``out``, and last the manifest and the record that they are done."""
     config = dict(start.config) | {
@@ -54,7 +60,7 @@ def write_student(
         FileEntry(path=name, bytes=(out / name).stat().st_size, sha256=sha256_file(out / name))
         for name in sorted(names)
     )
-    _manifest(teacher, job, out, entries)
+    _manifest(teacher, start, job, out, entries)
     write_atomically(out / ".edgepress" / _DONE, msgspec.json.encode(_Done(key, entries)))
 
 
@@ -63,11 +69,11 @@ def tidy(out: Path) -> None:
     hidden = out / ".edgepress"
     for left in (*hidden.glob("training-*"), hidden / "student"):
         shutil.rmtree(left, ignore_errors=True)
-    for left in out.glob(".*.partial"):
+    for left in (*out.glob(".*.partial"), *(out / SPEED_FILE).parent.glob(".*.partial")):
         left.unlink()
 
 
-def _manifest(teacher: Student, job: Job, out: Path, entries: tuple[FileEntry, ...]) -> None:
+def _manifest(teacher: Student, start: WeightSource, job: Job, out: Path, entries: tuple[FileEntry, ...]) -> None:
     student = HfDirectory(out)
     lineage = Lineage(
         student=teacher.name,
@@ -75,7 +81,11 @@ def _manifest(teacher: Student, job: Job, out: Path, entries: tuple[FileEntry, .
         student_digest=teacher.digest(),
         student_stored_types={},
         student_notes=teacher.notes,
-        recipe={"distill": msgspec.to_builtins(job), "calibration": {"files": list(job.text)}},
+        recipe={
+            "distill": msgspec.to_builtins(job),
+            "student": start.source if isinstance(start, Student) else None,
+            "calibration": {"files": list(job.text)},
+        },
         calibration_digest=text_digest(job.text),
         tools=tool_versions(),
     )
@@ -88,13 +98,13 @@ class _Done(msgspec.Struct, frozen=True):
     files: tuple[FileEntry, ...]
 
 
-def finished(out: Path, key: str) -> Record | None:
+def finished(out: Path, key: str) -> TrainingRecord | None:
     """The record of a student that is there, whole, and was made by the same job."""
     try:
         done = msgspec.json.decode((out / ".edgepress" / _DONE).read_bytes(), type=_Done)
         whole = all(sha256_file(out / entry.path) == entry.sha256 for entry in done.files)
         if done.key == key and whole and (out / MANIFEST_FILE).is_file():
-            return msgspec.json.decode((out / RECORD_FILE).read_bytes(), type=Record)
+            return msgspec.json.decode((out / RECORD_FILE).read_bytes(), type=TrainingRecord)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
         pass
     return None

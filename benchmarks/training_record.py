@@ -1,0 +1,67 @@
+"""What a distillation leaves for its report: the course of the training, and how fast it went.
+
+``distillation.json`` is the same however often the run was killed; ``measurements/speed.json`` is of this machine.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgepress.runtime.environment import Machine
+
+RECORD_FILE = "distillation.json"
+SPEED_FILE = "measurements/speed.json"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """The held-out divergence in nats per token, after some tokens."""
+
+    tokens: int
+    held_out_kl: float
+
+
+class ModelSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How large a model is; ``ffn`` is that of its widest layer."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    ffn: int
+
+
+class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a distillation brought.
+
+    start             how the student began, in words
+    training_tokens   trained on, repetitions counted
+    text_tokens       of them different ones
+    step_tokens       read in a step
+    held_out_tokens   judged by
+    losses            of each step, nats per learned token
+    checks            held-out divergences; the first is the start's, the student is that of the smallest
+    """
+
+    teacher: ModelSize
+    student: ModelSize
+    start: str
+    training_tokens: int
+    text_tokens: int
+    step_tokens: int
+    held_out_tokens: int
+    losses: tuple[float, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def best(self) -> Check:
+        """The check that the student is from."""
+        return min(self.checks, key=lambda check: check.held_out_kl)
+
+
+class TrainingSpeed(msgspec.Struct, frozen=True, kw_only=True):
+    """Time that the steps took, checks and the teacher's cache not counted, and the machine of the last of them."""
+
+    tokens: int
+    seconds: float
+    tokens_per_s: float
+    threads: int
+    machine: Machine
