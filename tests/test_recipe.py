@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "a number as a field": ("bench: {3: 4}", "bench"),
     "an unknown step": (
         "compress: [{step: prune_hidden}]",
-        r"compress\[0\]: unknown step 'prune_hidden'; steps: prune_ffn, prune_heads, prune_layers, quantize",
+        r"compress\[0\]: unknown step 'prune_hidden'; steps: prune_ffn, prune_heads, prune_layers, distill, quantize",
     ),
     "a step without a name": (
         "compress: [{format: q4_0}]",

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgepress.compress.distill.hidden_states import Distance
 from edgepress.errors import InputError
 
+Distance = Literal["mse", "cosine"]
 Weight = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -91,6 +91,41 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def steps(self) -> int:
         """Steps of the whole run."""
         return max(1, self.tokens // (self.windows_per_step * self.length))
+
+
+class DistillStep(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="distill"
+):
+    """Train what the steps before have left towards the student as it came in.
+
+    teacher        original: the student before the first step
+    tokens         to train on, in whole steps; the text is read again in another order when it is used up
+    files          text, or JSONL of {text} or {messages}; without any it is the calibration text
+    loss           what counts
+    length         of a window of files, and batch_tokens, top_k, rate, checkpointing as in a distillation's settings
+    """
+
+    tokens: Count
+    teacher: Literal["original"] = "original"
+    files: tuple[str, ...] = ()
+    loss: Loss = Loss()
+    length: Annotated[int, msgspec.Meta(ge=8)] = 256
+    batch_tokens: Count = 4096
+    top_k: Natural = 64
+    rate: Positive = 5e-4
+    checkpointing: bool = False
+
+    def training(self, length: int, seed: int) -> Training:
+        """How it is trained, on windows of that length."""
+        return Training(
+            tokens=self.tokens,
+            length=length,
+            batch_tokens=self.batch_tokens,
+            top_k=self.top_k,
+            rate=self.rate,
+            checkpointing=self.checkpointing,
+            seed=seed,
+        )
 
 
 def check_loss(loss: Loss, training: Training, vocab: int) -> None:

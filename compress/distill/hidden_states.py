@@ -11,13 +11,13 @@ every layer and model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-Distance = Literal["mse", "cosine"]
+from edgepress.compress.distill.config import Distance
+
 Pairs = tuple[tuple[int, int], ...]
 
 

@@ -3,6 +3,7 @@
     calibration: {self: true, files: [], samples: 128, length: 512, seed: 0}
     compress:
       - {step: prune_ffn, keep: 0.9}
+      - {step: distill, teacher: original, tokens: 300_000}
       - {step: quantize, solver: scale_search, format: q4_0, embedding: q8_0}
     export: [gguf, onnx]
     tensorrt: {targets: [], profiles: null, batch: 4, call_tokens: null, context: null}
@@ -26,6 +27,7 @@ import yaml
 
 from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
@@ -33,7 +35,7 @@ from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
 from edgepress.runtime.llamacpp_quantize import Mixture
 
 # The list of methods, in one place.
-CompressStep = PruneFfn | PruneHeads | PruneLayers | QuantizeStep
+CompressStep = PruneFfn | PruneHeads | PruneLayers | DistillStep | QuantizeStep
 STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep)
 
 ExportTarget = Literal["gguf", "onnx", "tensorrt"]
@@ -102,6 +104,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def pruning(self) -> tuple[PruneStep, ...]:
         """The steps that make the model's shape smaller, in order."""
+        return tuple(step for step in self.compress if not isinstance(step, QuantizeStep | DistillStep))
+
+    @property
+    def healing(self) -> tuple[DistillStep, ...]:
+        """The steps that train what pruning left."""
+        return tuple(step for step in self.compress if isinstance(step, DistillStep))
+
+    @property
+    def before_quantize(self) -> tuple[PruneStep | DistillStep, ...]:
+        """All steps but quantize, in order; each leaves a student of its own."""
         return tuple(step for step in self.compress if not isinstance(step, QuantizeStep))
 
 
@@ -154,13 +166,18 @@ def parse_recipe(text: str, where: str) -> Recipe:
 
 
 def _check_order(recipe: Recipe, where: str) -> None:
-    """One quantize step, and nothing behind it: its codes would not survive."""
+    """One quantize step, and nothing behind it: its codes would not survive. No training towards itself."""
     places = [place for place, step in enumerate(recipe.compress) if isinstance(step, QuantizeStep)]
     if len(places) > 1:
         raise InputError(f"{where}: compress has {len(places)} quantize steps; one is the most")
     if places and places[0] != len(recipe.compress) - 1:
         behind = step_name(type(recipe.compress[places[0] + 1]))
         raise InputError(f"{where}: compress[{places[0] + 1}]: {behind} comes after quantize; put quantize last")
+    if recipe.compress and isinstance(recipe.compress[0], DistillStep):
+        raise InputError(
+            f"{where}: compress[0]: distill trains a student towards what it was before the steps ahead of it, and "
+            "there are none; put it behind a pruning step. Rounded weights are trained by quantize with qad_tokens"
+        )
 
 
 def _check_budgets(step: QuantizeStep, where: str) -> None:

@@ -7,6 +7,7 @@ from math import prod
 
 from edgepress.artifact.families import EMBEDDING, LAYER
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
+from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.student.student import Student
 from edgepress.recipe import Recipe
@@ -58,6 +59,7 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
         phases += _solver_memory(student, recipe, sizes)
     if step.qad_tokens:
         phases.append(_training_memory(student, recipe, sizes.length))
+    phases += [_healing_memory(student, step) for step in recipe.healing]
     if recipe.calibration.self_generated:
         phases.append(_writing_memory(student, recipe, sizes))
     return _TORCH_BYTES + max(phases)
@@ -106,6 +108,17 @@ def _writing_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> int:
     streams = min(streams_at_once(student, sizes.length), wanted)
     cache = streams * student.spec.kv_cache_bytes(sizes.length, weight_bytes())
     return weight_bytes() * parameters + sizes.embedding + cache + _WORKSPACE_BYTES
+
+
+def _healing_memory(student: Student, step: DistillStep) -> int:
+    """Parameters, gradients, both moments and the best parameters in float32, the teacher where it runs alongside; what
+    a piece of a batch leaves for the backward pass; logits of some tokens. Counted before pruning, which makes it less.
+    """
+    spec, copies = student.spec, 5 if step.top_k else 6
+    widest = max(entry.ffn for entry in spec.layers)
+    piece = min(step.training(step.length, 0).piece_tokens, step.batch_tokens)
+    kept = 4 * piece * spec.depth * (6 * widest + 14 * spec.hidden)
+    return 4 * copies * student.parameters + kept + 24 * _TOKENS_OF_LOGITS * spec.vocab + _WORKSPACE_BYTES
 
 
 def _training_memory(student: Student, recipe: Recipe, length: int) -> int:

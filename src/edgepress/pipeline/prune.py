@@ -1,5 +1,5 @@
-"""The pruning stages: each step of a recipe that makes the model smaller leaves a float32 checkpoint, the next one's
-student. The last is what gets quantized.
+"""The stages before the quantizer: each step of a recipe that makes the model smaller, or heals it, leaves a float32
+checkpoint, the next one's student. The last is what gets quantized.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from edgepress.artifact.hf_config import with_shapes
 from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
+from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
+from edgepress.pipeline.heal import check_healing, heal, healing_digest, what_healed
 from edgepress.pipeline.plan import RunPlan, check_support, make_plan
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe, step_name
 
 Windows = NDArray[np.int32]
-_STAGE = "pruned-{place}"
+_PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
 _MOST_STEPS = 16
 
 
@@ -36,10 +38,12 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
     """Refuse steps that cannot be done.
 
     Raises:
-        InputError: a width that is no multiple, nothing left of a layer, or too many steps.
+        InputError: a width that is no multiple, nothing left of a layer, a text or loss to heal by that does not fit,
+            or too many steps.
     """
-    if len(recipe.pruning) > _MOST_STEPS:
-        raise InputError(f"compress: {len(recipe.pruning)} pruning steps; at most {_MOST_STEPS}")
+    if len(recipe.before_quantize) > _MOST_STEPS:
+        raise InputError(f"compress: {len(recipe.before_quantize)} steps before quantize; at most {_MOST_STEPS}")
+    check_healing(student, recipe)
     if not recipe.pruning:
         return
     from edgepress.compress.prune.parts import layer_units  # brings torch with it
@@ -71,29 +75,54 @@ def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, .
 
 
 def prune(student: Student, recipe: Recipe, output: Output) -> Student:
-    """Do a recipe's pruning steps; the student itself where it has none.
+    """Do a recipe's steps before quantize; the student itself where it has none.
 
     Args:
         student: as it came in.
         recipe: with the steps; each of its export targets has to hold the shape.
         output: where the stages lie.
     """
-    writer = student  # of calibration text, where it is self-written: better than what is left of it
-    stages = [_STAGE.format(place=place) for place in range(1, _MOST_STEPS + 1)]
-    if recipe.pruning:
+    original = student  # writes the calibration text and teaches: better than what is left of it
+    steps = recipe.before_quantize
+    if steps:
         key = stage_key("prune", 1, student.digest(), calibration_digest(recipe.calibration), student.name)
-    for place, step in enumerate(recipe.pruning):
-        key = stage_key(key, step, recipe.export)
-        make = partial(_make, student, step, recipe, writer)
-        student = CheckpointStudent(output.run(stages[place], key, make, derived=tuple(stages[place + 1 :])))
-    for stale in stages[len(recipe.pruning) :]:
-        output.forget(stale)
+    for place, step in enumerate(steps, start=1):
+        later = [name for behind in range(place + 1, _MOST_STEPS + 1) for name in _names(behind)]
+        if isinstance(step, DistillStep):
+            key = stage_key(key, step, healing_digest(step))
+            make = partial(heal, original, student, step, recipe, output.training(key))
+        else:
+            key = stage_key(key, step, recipe.export)
+            make = partial(_make, student, step, recipe, original)
+        name = _name(place, step)
+        for other in set(_names(place)) - {name}:
+            output.forget(other)
+        student = CheckpointStudent(output.run(name, key, make, derived=tuple(later)))
+    output.forget_trainings()
+    for behind in range(len(steps) + 1, _MOST_STEPS + 1):
+        for name in _names(behind):
+            output.forget(name)
     return student
 
 
+def _names(place: int) -> tuple[str, str]:
+    return _PRUNED.format(place=place), _DISTILLED.format(place=place)
+
+
+def _name(place: int, step: PruneStep | DistillStep) -> str:
+    return (_DISTILLED if isinstance(step, DistillStep) else _PRUNED).format(place=place)
+
+
 def pruned_student(student: Student, recipe: Recipe, out: Path) -> Student:
-    """What a finished run quantized: its last pruned stage, or the student itself."""
-    return CheckpointStudent(out / _STAGE.format(place=len(recipe.pruning))) if recipe.pruning else student
+    """What a finished run quantized: its last stage before that, or the student itself."""
+    steps = recipe.before_quantize
+    return CheckpointStudent(out / _name(len(steps), steps[-1])) if steps else student
+
+
+def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
+    """What each distill step of a finished run brought, for the report."""
+    places = [place for place, step in enumerate(recipe.before_quantize, start=1) if isinstance(step, DistillStep)]
+    return tuple(what_healed(out / _DISTILLED.format(place=place)) for place in places)
 
 
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:

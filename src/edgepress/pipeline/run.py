@@ -28,7 +28,7 @@ from edgepress.pipeline.plan import (
     predict_files,
 )
 from edgepress.pipeline.press import press
-from edgepress.pipeline.prune import check_pruning, prune, shape_change
+from edgepress.pipeline.prune import check_pruning, healed, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
@@ -212,7 +212,7 @@ def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts:
         student_source=student.source,
         student_digest=student.digest(),
         student_stored_types=types,
-        student_notes=(*student.notes, *_pruned(student, recipe, plan)),
+        student_notes=(*student.notes, *_pruned(student, recipe, plan), *healed(recipe, out)),
         recipe=recipe_document(recipe),
         calibration_digest=calibration_digest(recipe.calibration) if needs_calibration(recipe) else None,
         tools=tool_versions(),

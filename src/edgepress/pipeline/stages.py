@@ -99,5 +99,14 @@ class Output:
         self._record(name).unlink(missing_ok=True)
         shutil.rmtree(self.root / name, ignore_errors=True)
 
+    def training(self, key: str) -> Path:
+        """Where the state of a training lies until its stage is done."""
+        return self.root / _RECORDS / f"training-{key[:16]}"
+
+    def forget_trainings(self) -> None:
+        """Remove all such states."""
+        for left in (self.root / _RECORDS).glob("training-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def _record(self, name: str) -> Path:
         return self.root / _RECORDS / f"{name.replace('/', '.')}.json"

@@ -1,0 +1,187 @@
+"""The distill step of a recipe: it heals what pruning left, in place of nothing, and a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import edgepress
+from killed_runs import Outcome, Run, Runner
+from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
+from tiny_models import CORPUS, make_model_dir
+from torch.nn.functional import kl_div
+
+from edgepress.artifact.manifest import read_manifest
+from edgepress.compress.calibrate.tokens import calibration_windows
+from edgepress.compress.distill.text import Text, split
+from edgepress.compress.student.checkpoint import CheckpointStudent
+from edgepress.compress.student.open import open_student
+from edgepress.errors import InputError
+from edgepress.pipeline.plan import make_plan
+from edgepress.recipe import load_recipe, parse_recipe
+from edgepress.runtime.torch_reference import load_model
+
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
+HEAD = (
+    "calibration: {self: false, files: [text.txt], samples: 24, length: 32}\n"
+    "export: [gguf]\nevaluate: null\nbench: null\nsamples: null\nbaseline: false\ncompress:\n"
+)
+PRUNE = "  - {step: prune_ffn, keep: 0.5, method: magnitude, repair: false}\n"
+DISTILL = "  - {step: distill, tokens: 6000, length: 16, batch_tokens: 96, rate: 0.003%s}\n"
+QUANTIZE = "  - {step: quantize, solver: nearest, format: f16, fallback: f16}\n"
+
+
+class Scene:
+    """A student, a text and recipes; runs have an output and a cache of their own below ``root``."""
+
+    def __init__(self, root: Path, runner: Runner) -> None:
+        self.root, self.perform = root, runner.perform
+        make_model_dir("llama", root / "student", num_hidden_layers=3, intermediate_size=256)
+        (root / "text.txt").write_text(CORPUS * 40, encoding="utf-8")
+
+    def recipe(self, *steps: str) -> Path:
+        text = (HEAD + "".join(steps)).replace("text.txt", str(self.root / "text.txt"))
+        path = self.root / f"{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def run(self, name: str, recipe: Path, kill_at: int | None = None) -> Run:
+        home = self.root / name
+        command = ("compress", str(self.root / "student"), "-r", str(recipe), "-o", str(home / "out"))
+        return Run(command, cache=str(home / "cache"), root=str(home), kill_at=kill_at)
+
+    def files(self, name: str) -> dict[str, str]:
+        out = self.root / name / "out"
+        return {
+            path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in out.rglob("*")
+            if path.is_file() and path.name != "lock"
+        }
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with Runner() as runner:
+        yield Scene(tmp_path_factory.mktemp("heal"), runner)
+
+
+@pytest.fixture(scope="module")
+def healed(scene: Scene) -> Outcome:
+    outcome = scene.perform(scene.run("healed", scene.recipe(PRUNE, DISTILL % "", QUANTIZE)))[0]
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def divergence(scene: Scene, stage: str) -> float:
+    """Of a stage from the student in float64, on the windows that are held out."""
+    teacher = open_student(str(scene.root / "student"))
+    recipe = load_recipe(str(scene.recipe(PRUNE, DISTILL % "", QUANTIZE)))
+    windows = calibration_windows(teacher, recipe.calibration)
+    held_out = split(Text(windows, np.ones(windows.shape, bool)), recipe.calibration.seed)[1]
+    tokens, student = torch.from_numpy(held_out.tokens.astype(np.int64)), load_model(teacher)
+    other = load_model(CheckpointStudent(scene.root / "healed" / "out" / stage))
+    with torch.no_grad():
+        p, q = (torch.log_softmax(model(tokens).logits[:, :-1].double(), -1) for model in (student, other))
+    return float(kl_div(q, p, log_target=True, reduction="sum") / tokens[:, 1:].numel())
+
+
+def test_the_step_heals_what_pruning_left(scene: Scene, healed: Outcome) -> None:
+    out = scene.root / "healed" / "out"
+    record = json.loads((out / "distilled-2" / "distillation.json").read_text("utf-8"))
+    divergences = [check["held_out_kl"] for check in record["checks"]]
+    assert min(divergences) < 0.6 * divergences[0]
+    assert divergence(scene, "pruned-1") == pytest.approx(divergences[0], rel=1e-4)
+    assert divergence(scene, "distilled-2") == pytest.approx(min(divergences), rel=1e-4)
+    before, after = (CheckpointStudent(out / stage).spec for stage in ("pruned-1", "distilled-2"))
+    assert before == after
+
+
+def test_the_healed_model_is_what_ships(scene: Scene, healed: Outcome, tmp_path: Path) -> None:
+    out = scene.root / "healed" / "out"
+    stage, shipped = (load_model(CheckpointStudent(out / part)) for part in ("distilled-2", "checkpoint"))
+    for one, two in zip(stage.parameters(), shipped.parameters(), strict=True):
+        torch.testing.assert_close(one.half().float() if one.dim() > 1 else one, two)
+    exported = edgepress("export", out, "--to", "gguf", "-o", tmp_path / "files")  # its parity gate runs the engine
+    assert exported.code == 0, exported.err
+    notes = read_manifest(out).lineage.student_notes
+    assert any("healed: on " in note for note in notes)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 0.7, 0.8, 0.95])
+def test_a_killed_run_goes_on_to_the_same_files(scene: Scene, healed: Outcome, share: float) -> None:
+    recipe = scene.recipe(PRUNE, DISTILL % "", QUANTIZE)
+    name, kill_at = f"killed-{share}", round(share * len(healed.changes))
+    killed, ended = scene.perform(scene.run(name, recipe, kill_at), scene.run(name, recipe))
+    assert killed.code == -signal.SIGKILL
+    assert ended.code == 0, ended.err
+    assert scene.files(name) == scene.files("healed")
+
+
+def test_training_resumes_behind_a_pruning_that_is_done(scene: Scene, healed: Outcome) -> None:
+    recipe = scene.recipe(PRUNE, DISTILL % "", QUANTIZE)
+    renames = [place for place, change in enumerate(healed.changes) if change[0] == "os.rename"]
+    kill_at = next(place for place in renames if "step-00000050" in healed.changes[place][1]) + 2
+    killed, ended = scene.perform(scene.run("resumed", recipe, kill_at), scene.run("resumed", recipe))
+    assert killed.code == -signal.SIGKILL
+    assert "pruned-1: up to date" in ended.err
+    assert "training goes on after step 50" in ended.err
+
+
+def test_another_step_replaces_the_stage_and_those_behind_it(scene: Scene, healed: Outcome) -> None:
+    both = scene.recipe(PRUNE, DISTILL % "", QUANTIZE), scene.recipe(PRUNE, QUANTIZE)
+    for recipe, stages in zip(both, ({"pruned-1", "distilled-2"}, {"pruned-1"}), strict=True):
+        done = scene.perform(scene.run("changed", recipe))[0]
+        assert done.code == 0, done.err
+        out = scene.root / "changed" / "out"
+        assert {path.name for path in out.iterdir() if "-" in path.name} == stages
+
+
+def test_text_of_its_own_is_trained_on(scene: Scene) -> None:
+    (scene.root / "own.jsonl").write_text(json.dumps({"text": CORPUS * 3}) + "\n", encoding="utf-8")
+    step = DISTILL.replace("6000", "960") % f", files: [{scene.root / 'own.jsonl'}]"
+    done = scene.perform(scene.run("own", scene.recipe(PRUNE, step, QUANTIZE)))[0]
+    assert done.code == 0, done.err
+    record = json.loads((scene.root / "own" / "out" / "distilled-2" / "distillation.json").read_text("utf-8"))
+    assert record["step_tokens"] == 96
+    assert record["training_tokens"] == 960
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((DISTILL % "", QUANTIZE), r"compress\[0\]: distill trains a student towards what it was"),
+        ((PRUNE, QUANTIZE, DISTILL % ""), "distill comes after quantize"),
+        ((PRUNE, DISTILL % ", teacher: other", QUANTIZE), "none of the choices: original"),
+        ((PRUNE, DISTILL % ", teachers: 1", QUANTIZE), "unknown field 'teachers'"),
+        ((PRUNE, DISTILL % ", loss: {jsd: 1}", QUANTIZE), "top_k: 0"),
+        ((PRUNE, DISTILL % ", loss: {kl: 0}", QUANTIZE), "all weights are 0"),
+        ((PRUNE, DISTILL % ", files: [none.txt]", QUANTIZE), "none.txt: no such file"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_work(
+    steps: tuple[str, ...], message: str, scene: Scene, tmp_path: Path
+) -> None:
+    done = edgepress("compress", scene.root / "student", "-r", scene.recipe(*steps), "-o", tmp_path / "out")
+    assert message.replace("\\", "") in done.error()
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_states_more_memory(scene: Scene) -> None:
+    student = open_student(str(scene.root / "student"))
+    plans = [
+        make_plan(student, parse_recipe(scene.recipe(*steps).read_text("utf-8"), "r"), ("gguf",))
+        for steps in ((PRUNE, QUANTIZE), (PRUNE, (DISTILL % "").replace("96", "4096"), QUANTIZE))
+    ]
+    assert plans[1].peak_memory_bytes >= plans[0].peak_memory_bytes
+
+
+def test_a_step_needs_tokens() -> None:
+    with pytest.raises(InputError, match="tokens"):
+        parse_recipe(HEAD + PRUNE + "  - {step: distill}\n" + QUANTIZE, "r")
