@@ -67,7 +67,7 @@ def test_sizes_speed_and_best_state_are_told(tmp_path: Path) -> None:
     assert found.row("sizes-table", "teacher: tiny")[1:] == ["20,000,000", "40.0", "9", "640", "1,500"]
     assert found.row("sizes-table", "student: tiny student")[1:] == ["5,000,000", "10.0", "4", "320", "750"]
     assert numbers(found.texts["headline"]) == pytest.approx([5.0, 25.0, 0.3125, 4.0], rel=0.005)
-    for words in ("600 tokens, 1.50 times 400", "after 300 tokens, best of 3", "400.0 tokens/s, 1.50 s, 1 threads"):
+    for words in ("600 tokens, 1.50 times 400", "after 300 tokens, best of 3", "400.0 tokens/s, 1.50 s, 1 thread"):
         assert words in found.visible
     assert found.texts["texts"].strip() == "novels & <plays>.txt"
     assert "<plays>" not in found.source

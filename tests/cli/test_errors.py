@@ -103,7 +103,8 @@ WRONG: dict[str, tuple[Change, list[str], str]] = {
     "unknown step": (
         recipe("compress: [{step: prune_experts, keep: 0.5}]"),
         RUN,
-        "r.yaml: compress[0]: unknown step 'prune_experts'; steps: prune_ffn, prune_heads, prune_layers, distill, quantize",
+        "r.yaml: compress[0]: unknown step 'prune_experts'; "
+        "steps: prune_ffn, prune_heads, prune_layers, distill, quantize",
     ),
     "misspelt field": (
         recipe("compress: [{step: quantize, fromat: q4_0}]"),

@@ -102,7 +102,8 @@ def course_facts(record: TrainingRecord, speed: TrainingSpeed | None) -> tuple[t
         ("the student", f"the state after {whole(record.best.tokens)} tokens, best of {len(record.checks)} checks"),
     ]
     if speed:
-        took = f"{rate(speed.tokens_per_s)} tokens/s, {significant(speed.seconds)} s, {speed.threads} threads"
+        threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
+        took = f"{rate(speed.tokens_per_s)} tokens/s, {significant(speed.seconds)} s, {threads}"
         facts.append(("speed", took))
     return tuple(facts)
 
