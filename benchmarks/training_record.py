@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from edgepress.runtime.environment import Machine
@@ -38,7 +40,8 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     step_tokens       read in a step
     held_out_tokens   judged by
     losses            of each step, nats per learned token
-    checks            held-out divergences; the first is the start's, the student is that of the smallest
+    checks            held-out divergences; the first is the start's
+    kept              the student is the state of the check with the smallest, or of the last one
     """
 
     teacher: ModelSize
@@ -50,11 +53,12 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     held_out_tokens: int
     losses: tuple[float, ...]
     checks: tuple[Check, ...]
+    kept: Literal["best", "last"] = "best"
 
     @property
-    def best(self) -> Check:
+    def taken(self) -> Check:
         """The check that the student is from."""
-        return min(self.checks, key=lambda check: check.held_out_kl)
+        return self.checks[-1] if self.kept == "last" else min(self.checks, key=lambda check: check.held_out_kl)
 
 
 class TrainingSpeed(msgspec.Struct, frozen=True, kw_only=True):

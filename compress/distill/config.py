@@ -61,8 +61,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight_decay   of matrices, not of gains and biases
     checks         how often the held-out divergence is taken, evenly over the run
     patience       checks without a better one before the run ends; 0 runs to the end
+    keep           the student is the state of the best check, or the last; checks take the KL divergence on text, which
+                   says little about a student that is trained by another one or on what it writes
     save_steps     steps between saved states
     checkpointing  compute activations again in the backward pass rather than keep them
+    on_policy      share of the steps on texts that the student writes, from the first ``prompt`` tokens of a window
     precision      auto multiplies in bfloat16 where the processor does so natively
     seed           of the order of the text, of what is held out and of the projectors
     """
@@ -77,8 +80,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weight_decay: Weight = 0.0
     checks: Count = 10
     patience: Natural = 0
+    keep: Literal["best", "last"] = "best"
     save_steps: Count = 50
     checkpointing: bool = False
+    on_policy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    prompt: Count = 16
     precision: Literal["auto", "float32"] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
 
@@ -140,6 +146,8 @@ def check_loss(loss: Loss, training: Training, vocab: int) -> None:
     """
     if not (loss.needs_teacher or loss.hard_labels):
         raise InputError("loss: all weights are 0; give kl, reverse_kl, jsd, hard_labels or hidden a weight")
+    if training.on_policy:
+        _check_on_policy(loss, training)
     if not training.top_k or not loss.needs_teacher:
         return
     if not loss.from_top_k:
@@ -152,4 +160,19 @@ def check_loss(loss: Loss, training: Training, vocab: int) -> None:
         raise InputError(
             f"loss.temperature: {loss.temperature:g} is not among those that a teacher's cache keeps tails for "
             f"({known}); take one of them, or run the teacher alongside (train.top_k: 0)"
+        )
+
+
+def _check_on_policy(loss: Loss, training: Training) -> None:
+    if training.top_k and loss.needs_teacher:
+        raise InputError("train.on_policy: no cache knows texts that are yet to be written; set train.top_k: 0")
+    if loss.hard_labels:
+        raise InputError(
+            "loss.hard_labels: with train.on_policy the labels would be the student's own samples, which teach it "
+            "nothing; set it to 0"
+        )
+    if training.prompt >= training.length:
+        raise InputError(
+            f"train.prompt: {training.prompt} of a window's {training.length} tokens stay, which leaves the student "
+            "nothing to write; take less"
         )

@@ -6,7 +6,7 @@
 AdamW (arXiv 1711.05101) with a linear warm-up and a cosine decay to zero, gradients clipped to norm 1. A step gathers
 gradients over pieces of the batch. Everything but parameters and moments is a function of the step and the seed, so
 that a run that is killed and started again has the loss curve, to the bit, of one that was not. What comes back is the
-state of the best held-out divergence, the start included.
+state of the best held-out divergence, the start included, or with ``keep: last`` the last one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from edgepress.compress.calibrate.self_generate import has_native_bfloat16
 from edgepress.compress.distill.config import Loss, Training
 from edgepress.compress.distill.hidden_states import Projectors, hidden_state_loss, uniform_pairs
 from edgepress.compress.distill.losses import hard_label_cross_entropy
+from edgepress.compress.distill.on_policy import OnPolicy
 from edgepress.compress.distill.targets import Batch, Targets
 from edgepress.compress.distill.text import Text
 from edgepress.compress.distill.through_head import mean_loss
@@ -45,7 +46,14 @@ class Trainer:
     """A student in training, in memory."""
 
     def __init__(
-        self, student: Any, targets: Targets, text: Text, loss: Loss, training: Training, teacher_size: tuple[int, int]
+        self,
+        student: Any,
+        targets: Targets,
+        text: Text,
+        loss: Loss,
+        training: Training,
+        teacher_size: tuple[int, int],
+        on_policy: OnPolicy | None = None,
     ) -> None:
         """Take a student; its parameters are trained in place.
 
@@ -56,9 +64,10 @@ class Trainer:
             loss: what counts.
             training: how.
             teacher_size: depth and width of the teacher, for hidden states.
+            on_policy: lets the student write some of the text.
         """
         self._student, self._targets, self._text = student.eval(), targets, text
-        self._loss, self._training = loss, training
+        self._loss, self._training, self._on_policy = loss, training, on_policy
         self._tokens = torch.from_numpy(text.tokens.astype(np.int64))
         self._learned = torch.from_numpy(text.learned[:, 1:])
         config = student.config
@@ -70,7 +79,7 @@ class Trainer:
         self._optimizer = self._adamw()
 
     def train(self, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
-        """Train to the end, from the saved state where there is one; the student ends in its best state.
+        """Train to the end, from the saved state where there is one; the student ends in its best state, or the last.
 
         Args:
             state: where the run is saved.
@@ -88,7 +97,8 @@ class Trainer:
                     say(_words(run, steps, each))
                 if run.steps % self._training.save_steps == 0 or run.steps == steps:
                     state.save(run, self._tensors())
-        self._restore(state.load_best(run))
+        if self._training.keep == "best":
+            self._restore(state.load_best(run))
         return run
 
     def _timed_step(self, run: Progress) -> Progress:
@@ -104,10 +114,14 @@ class Trainer:
         """
         windows = order(number, self._training.windows_per_step, len(self._tokens), self._training.seed)
         pieces = np.array_split(windows, -(-len(windows) * self._training.length // self._training.piece_tokens))
-        learned = int(self._learned[torch.from_numpy(windows)].sum())
-        total = 0.0
+        tokens, learned = self._tokens[torch.from_numpy(windows)], self._learned[torch.from_numpy(windows)]
+        if self._on_policy and self._on_policy.applies(number):
+            tokens, learned = self._on_policy.rewrite(self._student, tokens, number)
+        total, start = 0.0, 0
         for piece in (piece for piece in pieces if len(piece)):
-            total += self._backward(piece, learned, number)
+            rows = slice(start, start + len(piece))
+            total += self._backward(piece, tokens[rows], learned[rows], int(learned.sum()), number)
+            start += len(piece)
         torch.nn.utils.clip_grad_norm_(self._parameters().values(), _LARGEST_NORM)
         for group in self._optimizer.param_groups:
             group["lr"] = self._training.rate * rate_factor(number, self._training.steps, self._training.warm_up)
@@ -119,9 +133,15 @@ class Trainer:
     def _step_tokens(self) -> int:
         return self._training.windows_per_step * self._training.length
 
-    def _backward(self, windows: NDArray[np.intp], learned_in_step: int, number: int) -> float:
+    def _backward(
+        self,
+        windows: NDArray[np.intp],
+        tokens: torch.Tensor,
+        learned: torch.Tensor,
+        learned_in_step: int,
+        number: int,
+    ) -> float:
         """Gather the gradients of one piece; its part of the step's loss."""
-        tokens, learned = self._tokens[torch.from_numpy(windows)], self._learned[torch.from_numpy(windows)]
         batch = self._targets.batch(windows, tokens, learned)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16()):
             output = self._student.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))

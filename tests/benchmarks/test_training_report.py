@@ -88,6 +88,14 @@ def test_what_did_not_happen_is_said(tmp_path: Path) -> None:
     assert "--student 'a student'" in found.texts["commands"]
 
 
+def test_a_student_that_is_the_last_state_is_said_to_be(tmp_path: Path) -> None:
+    last = msgspec.structs.replace(RECORD, kept="last")
+    found = page(tmp_path, last)
+    assert found.figure("held-out")[0][1]["x"] == [600]
+    assert "after 600 tokens, last of 3" in found.visible
+    assert "flatters" not in found.visible
+
+
 def test_an_identical_teacher_leaves_no_logarithm_of_zero(tmp_path: Path) -> None:
     same = msgspec.structs.replace(RECORD, losses=(0.0, 0.0), checks=(Check(0, 0.0), Check(600, 0.0)))
     assert "type" not in page(tmp_path, same).figure("held-out")[1]["yaxis"]

@@ -55,8 +55,8 @@ def held_out_curve(record: TrainingRecord) -> Figure:
     best = {
         "type": "scatter",
         "mode": "markers",
-        "x": [record.best.tokens],
-        "y": [record.best.held_out_kl],
+        "x": [record.taken.tokens],
+        "y": [record.taken.held_out_kl],
         "marker": {"color": GREY, "size": 16, "symbol": "circle-open", "line": {"width": 2}},
         "hoverinfo": "skip",
         "cliponaxis": False,

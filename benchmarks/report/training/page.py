@@ -53,6 +53,7 @@ def _texts(manifest: Manifest, record: TrainingRecord, speed: TrainingSpeed | No
         "sizes": sizes_table(manifest, record),
         "course": course_facts(record, speed),
         "speed": speed,
+        "chosen": record.kept == "best",
         "texts": recipe["distill"]["text"],
         "held_out": recipe["distill"]["held_out"],
         "settings": yaml.safe_dump(recipe["distill"]["settings"], sort_keys=False).rstrip(),
@@ -66,7 +67,7 @@ def _texts(manifest: Manifest, record: TrainingRecord, speed: TrainingSpeed | No
 
 def headline(record: TrainingRecord) -> str:
     """What came of it, in a sentence."""
-    student, teacher, best, first = record.student, record.teacher, record.best, record.checks[0]
+    student, teacher, best, first = record.student, record.teacher, record.taken, record.checks[0]
     share = f"{student.parameters / 1e6:.3g} M parameters, {100 * student.parameters / teacher.parameters:.0f} %"
     if best == first:
         return f"{share} of the teacher's; training brought nothing, the student is as it began."
@@ -99,7 +100,10 @@ def course_facts(record: TrainingRecord, speed: TrainingSpeed | None) -> tuple[t
         ("trained on", f"{whole(record.training_tokens)} tokens, {passes:.2f} times {whole(record.text_tokens)}"),
         ("steps", f"{whole(len(record.losses))} of {whole(record.step_tokens)} tokens"),
         ("held out", f"{whole(record.held_out_tokens)} learned tokens"),
-        ("the student", f"the state after {whole(record.best.tokens)} tokens, best of {len(record.checks)} checks"),
+        (
+            "the student",
+            f"the state after {whole(record.taken.tokens)} tokens, {record.kept} of {len(record.checks)} checks",
+        ),
     ]
     if speed:
         threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"

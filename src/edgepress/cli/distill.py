@@ -61,6 +61,6 @@ def distill(
     print(f"student: {out}  {record.student.parameters:,} parameters, {record.training_tokens:,} tokens")
     print(
         f"held-out divergence from the teacher: {record.checks[0].held_out_kl:.4f} at the start, "
-        f"{record.best.held_out_kl:.4f} after {record.best.tokens:,} tokens"
+        f"{record.taken.held_out_kl:.4f} after {record.taken.tokens:,} tokens"
     )
     print(f"report: {out / 'report.html'}")

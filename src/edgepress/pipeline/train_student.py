@@ -17,6 +17,7 @@ from edgepress.compress.student.student import Student
 from edgepress.pipeline.distill_job import Settings
 from edgepress.progress import say
 from edgepress.runtime.environment import read_machine
+from edgepress.runtime.text import TextCodec
 
 
 class Trained(NamedTuple):
@@ -44,6 +45,7 @@ def train_student(
         EdgepressError: the training diverged.
     """
     from edgepress.compress.distill.held_out import HeldOut
+    from edgepress.compress.distill.on_policy import OnPolicy
     from edgepress.compress.distill.train import Trainer
     from edgepress.compress.distill.trainer_state import TrainerState
     from edgepress.runtime.torch_reference import load_model
@@ -52,7 +54,8 @@ def train_student(
     student = load_model(start)
     say(f"student: {sum(value.numel() for value in student.parameters()):,} parameters")
     size = teacher.spec.depth, teacher.spec.hidden
-    trainer = Trainer(student, targets, text, settings.loss, settings.train, size)
+    writer = OnPolicy(settings.train, TextCodec(start.tokenizer_dir).stop_ids) if settings.train.on_policy else None
+    trainer = Trainer(student, targets, text, settings.loss, settings.train, size, writer)
     run = trainer.train(TrainerState(state), judge.divergence)
     tensors = {name: student.get_parameter(name).detach().numpy() for name in start.names}
     record = TrainingRecord(
@@ -64,6 +67,7 @@ def train_student(
         step_tokens=settings.train.windows_per_step * settings.train.length,
         held_out_tokens=int(held_out.learned[:, 1:].sum()),
         losses=run.losses,
+        kept=settings.train.keep,
         checks=tuple(Check(check.tokens, check.held_out_kl) for check in run.checks),
     )
     return Trained(record, _speed(run, record), tensors)

@@ -129,7 +129,9 @@ def test_pieces_and_checkpointing_change_memory_and_not_the_curve(
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher: Student) -> None:
     loss = Loss(kl=1, reverse_kl=1, jsd=1, hidden=1)
     run, model = trainer(teacher, teacher, loss)
-    assert run._backward(order(0, 4, COUNT, 0), int(text().learned[order(0, 4, COUNT, 0), 1:].sum()), 0) < 1e-6
+    windows = order(0, 4, COUNT, 0)
+    tokens, learned = torch.from_numpy(text().tokens[windows]).long(), torch.from_numpy(text().learned[windows, 1:])
+    assert run._backward(windows, tokens, learned, int(learned.sum()), 0) < 1e-6
     assert max(float(value.grad.abs().max()) for value in model.parameters()) < 1e-6
 
 
@@ -160,6 +162,18 @@ def test_the_student_ends_in_its_best_state(teacher: Student, student: Student, 
     assert held_out.divergence(model) == found.best.held_out_kl
     for name in student.names:
         np.testing.assert_array_equal(model.get_parameter(name).detach().numpy(), student.read(name))
+
+
+def test_the_last_state_is_kept_where_that_is_asked_for(teacher: Student, student: Student, tmp_path: Path) -> None:
+    best, last = (trainer(teacher, student, Loss(), changed(rate=1.0, keep=keep))[0] for keep in ("best", "last"))
+    held_out = judge(teacher)
+    best.train(TrainerState(tmp_path / "best"), held_out.divergence)
+    found = last.train(TrainerState(tmp_path / "last"), held_out.divergence)
+    assert held_out.divergence(best._student) == found.checks[0].held_out_kl
+    assert held_out.divergence(last._student) == found.checks[-1].held_out_kl
+    again, model = trainer(teacher, student, Loss(), changed(rate=1.0, keep="last"))
+    again.train(TrainerState(tmp_path / "last"), held_out.divergence)
+    assert held_out.divergence(model) == found.checks[-1].held_out_kl
 
 
 def test_patience_ends_a_run_that_gets_no_better(teacher: Student, student: Student, tmp_path: Path) -> None:
