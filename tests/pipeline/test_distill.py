@@ -194,6 +194,8 @@ START = ("--start", "sizes.json")
         ((*STUDENT, *START), None, "give --student, a model to train, or --start"),
         (STUDENT, other_vocabulary, "tokenizers of student and teacher differ: 'a' is token"),
         (STUDENT, lambda root: make_model_dir("llama", root / "student", vocab_size=400), "vocabulary of 400 tokens"),
+        ((*START, "--settings", "small"), None, "or settings with a start: one of the three"),
+        (("--settings", "smal"), None, "no settings 'smal'; shipped settings: small"),
         (START, sizes("{"), "sizes.json: wanted a JSON object"),
         (START, sizes('{"hidden_size": 1024}'), "hidden_size 1024 is more than"),
         (START, sizes('{"hidden_size": 50}'), "hidden size (50) is not a multiple of the number of attention heads"),

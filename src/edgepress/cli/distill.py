@@ -20,6 +20,9 @@ Sizes = Annotated[
 SelectName = Annotated[
     str, typer.Option("--select", help="What --start takes: importance, uniform or random (numbers, for comparison).")
 ]
+SettingsName = Annotated[
+    str | None, typer.Option("--settings", help="Shipped settings (small), or a .yaml with start, loss and train.")
+]
 
 
 @app.command()
@@ -31,7 +34,7 @@ def distill(
     start: Sizes = None,
     select: SelectName = "importance",
     held_out: Annotated[list[str] | None, typer.Option("--held-out", help="Text to judge by.")] = None,
-    settings: Annotated[Path | None, typer.Option("--settings", help="YAML with sections loss and train.")] = None,
+    settings: SettingsName = None,
     tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Train on this many.")] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Of the order of the text and what is held out.")
@@ -43,9 +46,12 @@ def distill(
     from edgepress.pipeline import distill_job
     from edgepress.pipeline.distill import distill as train_student
 
-    if (student is None) == (start is None):
-        raise InputError("give --student, a model to train, or --start, the sizes of one that starts from the teacher")
     chosen = distill_job.read_settings(settings) if settings else distill_job.Settings()
+    if sum(given is not None for given in (student, start, chosen.start)) != 1:
+        raise InputError(
+            "give --student, a model to train, or --start, the sizes of one that starts from the teacher, or settings "
+            "with a start: one of the three"
+        )
     changes = {name: value for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
     job = distill_job.Job(
         text=tuple(text),

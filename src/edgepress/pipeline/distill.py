@@ -7,6 +7,7 @@ then the output directory holds the state of the training alone, out of sight.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.report.training import write_training_report
 from edgepress.benchmarks.training_record import SPEED_FILE, TrainingRecord
 from edgepress.compress.distill.config import check_loss
+from edgepress.compress.distill.shares import sizes_from_shares
 from edgepress.compress.distill.smaller import smaller_size
 from edgepress.compress.distill.text import Text, held_out_windows, read_windows, split, text_digest
 from edgepress.compress.openmp import brief_waits
@@ -115,14 +117,20 @@ def _start(teacher: Student, job: Job, text: Text) -> WeightSource:
     from edgepress.compress.distill.statistics_cache import cached_statistics
     from edgepress.compress.distill.weight_selection import SelectedWeights
 
-    if job.sizes is None:
-        raise InputError("no student: give --student, or --start with the sizes of one")
-    size = smaller_size(teacher, job.sizes, job.layers)
+    size = smaller_size(teacher, _sizes(teacher, job), job.layers)
     if job.select == "random":
         return RandomWeights(teacher, size, job.settings.train.seed)
     windows = text.tokens[:_CALIBRATION_WINDOWS]
     statistics = cached_statistics(teacher, windows) if job.select == "importance" else None
     return SelectedWeights(teacher, size, statistics)
+
+
+def _sizes(teacher: Student, job: Job) -> dict[str, Any]:
+    if job.sizes is not None:
+        return job.sizes
+    if job.settings.start is None:
+        raise InputError("no student: give --student, --start with the sizes of one, or settings with a start")
+    return sizes_from_shares(teacher.spec, job.settings.start)
 
 
 def _begun(job: Job, student: Student | None) -> str:
