@@ -4,11 +4,9 @@
     KL           T² Σ p (log p - log q)
     reverse KL   T² Σ q (log q - log p)
     JSD(β)       T² (β KL(p ‖ m) + (1 - β) KL(q ‖ m))     m = β p + (1 - β) q
-    sparse KL    T² [Σ_{i ∈ top k} p_i (log p_i - log q_i) + p_tail (log p_tail - log q_tail)]
 
 T² keeps the gradient's size from falling with the temperature (Hinton et al., arXiv 1503.02531). The generalised
-Jensen-Shannon divergence is GKD's (arXiv 2306.13649). The sparse form is the KL divergence of the distributions over
-k + 1 outcomes, the last being "any other token": a top k renormalised to 1 would teach the student to be too sure.
+Jensen-Shannon divergence is GKD's (arXiv 2306.13649). From a cache of the teacher: :mod:`~.sparse_kl`.
 
 All take logits of shape (tokens, vocabulary), the student's float and differentiable, and give nats per token,
 (tokens,).
@@ -44,32 +42,6 @@ def jsd(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, 
     mixture = torch.logaddexp(p + weight.log(), q + torch.log1p(-weight))
     of_teacher, of_student = (p.exp() * (p - mixture)).sum(-1), (q.exp() * (q - mixture)).sum(-1)
     return temperature**2 * (beta * of_teacher + (1 - beta) * of_student)
-
-
-def sparse_kl(
-    student: torch.Tensor, ids: torch.Tensor, log_probs: torch.Tensor, log_tail: torch.Tensor, temperature: float = 1.0
-) -> torch.Tensor:
-    """KL divergence over the teacher's k likeliest tokens and one bucket for all others, (tokens,).
-
-    Args:
-        student: logits, (tokens, vocabulary).
-        ids: the teacher's likeliest tokens, int64, (tokens, k).
-        log_probs: their log-probabilities at ``temperature``, (tokens, k).
-        log_tail: log of the rest's probability at ``temperature``, (tokens,); minus infinity where there is no rest.
-        temperature: T.
-    """
-    scaled = student / temperature
-    top = scaled.gather(-1, ids)
-    log_sum = scaled.logsumexp(-1)
-    within = (log_probs.exp() * (log_probs - top + log_sum[:, None])).sum(-1)
-    if ids.shape[-1] == student.shape[-1]:
-        return temperature**2 * within
-    # Not log(1 - Σ q): where the top k have all the probability, nothing would be left of the difference.
-    rest = scaled.scatter(-1, ids, float("-inf")).logsumexp(-1)
-    empty = torch.isneginf(log_tail)
-    known = log_tail.masked_fill(empty, 0.0)
-    outside = torch.where(empty, 0.0, known.exp() * (known - rest + log_sum))
-    return temperature**2 * (within + outside)
 
 
 def hard_label_cross_entropy(student: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

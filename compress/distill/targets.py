@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.compress.distill.config import Loss
-from edgepress.compress.distill.losses import jsd, kl, reverse_kl, sparse_kl
+from edgepress.compress.distill.losses import jsd, kl, reverse_kl
+from edgepress.compress.distill.sparse_kl import sparse_kl
 from edgepress.compress.distill.teacher_cache import TeacherCache
 from edgepress.compress.distill.top_k import TopK
 

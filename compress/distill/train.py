@@ -147,10 +147,10 @@ class Trainer:
             output = self._student.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
         # The token after a state is what the state is to predict.
         hidden, labels = output.last_hidden_state.float()[:, :-1][learned], tokens[:, 1:][learned]
-        # The head stays in float32: a logit of 20 in bfloat16 is off by 0.06.
         loss = torch.zeros(())
         if self._loss.of_logits:
-            loss = mean_loss(hidden, self._student.lm_head.weight, self._of_logits(batch, labels))
+            head, of_logits = self._student.lm_head.weight, self._of_logits(batch, labels)
+            loss = mean_loss(hidden, head, of_logits, in_bfloat16=self._in_bfloat16())
         if weight := self._loss.hidden * hidden_weight(number, self._training.steps):
             ours = [state.float()[:, :-1] for state in output.hidden_states[1:]]
             theirs = [state[:, :-1] for state in batch.states]

@@ -10,8 +10,10 @@ import pytest
 import torch
 from one_core import one_core  # noqa: F401
 
+from edgepress.compress.distill import through_head
 from edgepress.compress.distill.hidden_states import Projectors, hidden_state_loss, uniform_pairs
-from edgepress.compress.distill.losses import hard_label_cross_entropy, jsd, kl, reverse_kl, sparse_kl
+from edgepress.compress.distill.losses import hard_label_cross_entropy, jsd, kl, reverse_kl
+from edgepress.compress.distill.sparse_kl import sparse_kl
 from edgepress.compress.distill.through_head import mean_loss
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -150,7 +152,10 @@ def test_the_sparse_gradient_points_where_the_dense_one_does() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 256, 600])
-def test_a_loss_through_the_head_has_the_gradients_of_all_logits_at_once(tokens: int) -> None:
+def test_a_loss_through_the_head_has_the_gradients_of_all_logits_at_once(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(through_head, "_LOGIT_BYTES_AT_ONCE", 100 * VOCAB * 8)
     rng = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, 8, dtype=torch.float64, generator=rng, requires_grad=True)
     head = torch.randn(VOCAB, 8, dtype=torch.float64, generator=rng, requires_grad=True)
@@ -163,6 +168,22 @@ def test_a_loss_through_the_head_has_the_gradients_of_all_logits_at_once(tokens:
         torch.autograd.grad(3 * pieces, (hidden, head)), torch.autograd.grad(3 * whole, (hidden, head)), strict=True
     ):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-14)
+
+
+def test_gradients_in_bfloat16_point_where_exact_ones_do() -> None:
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(300, 32, generator=rng, requires_grad=True)
+    head = torch.randn(VOCAB, 32, generator=rng, requires_grad=True)
+    teacher = logits(14, 300).float()
+    found, exact = (
+        torch.autograd.grad(
+            mean_loss(hidden, head, lambda z, rows: kl(z, teacher[rows]), in_bfloat16=way), (hidden, head)
+        )
+        for way in (True, False)
+    )
+    for ours, wanted in zip(found, exact, strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - wanted).norm() / wanted.norm()) < 2.0**-7
 
 
 def test_layers_are_paired_at_the_same_depth_and_last_with_last() -> None:

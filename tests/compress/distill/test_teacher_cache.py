@@ -15,7 +15,8 @@ from one_core import one_core  # noqa: F401
 
 from edgepress.compress.distill import teacher_cache
 from edgepress.compress.distill.config import TEMPERATURES
-from edgepress.compress.distill.losses import kl, sparse_kl
+from edgepress.compress.distill.losses import kl
+from edgepress.compress.distill.sparse_kl import sparse_kl
 from edgepress.compress.distill.teacher_cache import TeacherCache
 from edgepress.compress.distill.top_k import bytes_per_token, pack, unpack
 from edgepress.compress.student.open import open_student
