@@ -66,7 +66,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     save_steps     steps between saved states
     checkpointing  compute activations again in the backward pass rather than keep them
     on_policy      share of the steps on texts that the student writes, from the first ``prompt`` tokens of a window
-    precision      auto multiplies in bfloat16 where the processor does so natively
+    precision      auto multiplies in bfloat16 where the processor does so natively; the teacher as well
     seed           of the order of the text, of what is held out and of the projectors
     """
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgepress.compress.distill.config import Loss
 from edgepress.compress.distill.losses import jsd, kl, reverse_kl
+from edgepress.compress.distill.precision import multiplying
 from edgepress.compress.distill.sparse_kl import sparse_kl
 from edgepress.compress.distill.teacher_cache import TeacherCache
 from edgepress.compress.distill.top_k import TopK
@@ -86,23 +87,25 @@ class _CachedBatch:
 
 
 class TeacherAlongside:
-    """The teacher runs on every batch; always in evaluation mode and in float32."""
+    """The teacher runs on every batch, in evaluation mode."""
 
-    def __init__(self, teacher: Any, loss: Loss) -> None:
+    def __init__(self, teacher: Any, loss: Loss, *, in_bfloat16: bool = False) -> None:
         """Take a teacher.
 
         Args:
             teacher: transformers' causal language model.
             loss: which divergences are wanted.
+            in_bfloat16: how it multiplies.
         """
-        self._teacher, self._loss = teacher.eval(), loss
+        self._teacher, self._loss, self._in_bfloat16 = teacher.eval(), loss, in_bfloat16
 
     @torch.no_grad()
     def batch(self, windows: NDArray[np.intp], tokens: torch.Tensor, learned: torch.Tensor) -> Batch:
         """See :class:`Targets`."""
-        output = self._teacher.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
-        final = output.last_hidden_state[:, :-1][learned]
-        states = output.hidden_states[1:] if self._loss.hidden else ()
+        with multiplying(self._in_bfloat16):
+            output = self._teacher.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
+        final = output.last_hidden_state.float()[:, :-1][learned]
+        states = tuple(state.float() for state in output.hidden_states[1:]) if self._loss.hidden else ()
         return _LiveBatch(final, self._teacher.lm_head.weight, states, self._loss)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgepress.artifact.cache import cached
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.distill.config import TEMPERATURES
+from edgepress.compress.distill.precision import multiplying
 from edgepress.compress.distill.top_k import Arrays, TopK, pack, shapes, unpack
 from edgepress.errors import InputError
 from edgepress.progress import progress
@@ -38,23 +39,24 @@ class TeacherCache:
         InputError: a shard on disk is damaged.
     """
 
-    def __init__(self, teacher: WeightSource, windows: NDArray[np.int32], k: int) -> None:
+    def __init__(self, teacher: WeightSource, windows: NDArray[np.int32], k: int, *, in_bfloat16: bool = False) -> None:
         """Open, and complete, the cache.
 
         Args:
             teacher: the model.
             windows: token ids, int32, (samples, length), length at least 2.
             k: likeliest tokens to keep, no more than the vocabulary has.
+            in_bfloat16: how the teacher multiplies; the other way is another cache.
         """
         vocab, (count, length) = teacher.spec.vocab, windows.shape
         self._records, self._k, self._vocab = length - 1, k, vocab
         self._each = max(1, _SHARD_TOKENS // length)
-        writer = _Writer(teacher, k)
+        writer = _Writer(teacher, k, in_bfloat16)
         self._shards: list[Arrays] = []
         with progress("teacher", count * length, unit="tokens") as advance:
             for start in range(0, count, self._each):
                 part = windows[start : start + self._each]
-                directory = cached("teacher", _key(teacher, part, k), partial(writer.write, part))
+                directory = cached("teacher", _key(teacher, part, k, in_bfloat16), partial(writer.write, part))
                 self._shards.append(self._open(directory, len(part)))
                 advance(part.size)
 
@@ -89,8 +91,8 @@ class TeacherCache:
 class _Writer:
     """Runs the teacher, which is loaded when the first shard is missing."""
 
-    def __init__(self, teacher: WeightSource, k: int) -> None:
-        self._teacher, self._k = teacher, k
+    def __init__(self, teacher: WeightSource, k: int, in_bfloat16: bool) -> None:
+        self._teacher, self._k, self._in_bfloat16 = teacher, k, in_bfloat16
         self._model: Any = None
 
     @torch.inference_mode()
@@ -102,13 +104,16 @@ class _Writer:
         each = max(1, _WINDOW_TOKENS_AT_ONCE // windows.shape[1])
         parts: list[Arrays] = []
         for batch in torch.from_numpy(windows.astype(np.int64)).split(each):
-            hidden = self._model.model(batch, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+            with multiplying(self._in_bfloat16):
+                states = self._model.model(batch, use_cache=False).last_hidden_state
+            hidden = states.float()[:, :-1].flatten(0, 1)
             parts += [pack(self._model.lm_head(rows), self._k) for rows in hidden.split(_TOKENS_AT_ONCE)]
         for name in parts[0]:
             np.save(directory / f"{name}.npy", np.concatenate([part[name] for part in parts]))
 
 
-def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int) -> str:
-    total = hashlib.sha256(repr((_VERSION, teacher.digest(), windows.shape, k, TEMPERATURES)).encode())
+def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int, in_bfloat16: bool) -> str:
+    facts = (_VERSION, teacher.digest(), windows.shape, k, TEMPERATURES, in_bfloat16)
+    total = hashlib.sha256(repr(facts).encode())
     total.update(np.ascontiguousarray(windows, "<i4").tobytes())
     return total.hexdigest()

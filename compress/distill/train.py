@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from edgepress.compress.calibrate.self_generate import has_native_bfloat16
 from edgepress.compress.distill.config import Loss, Training
 from edgepress.compress.distill.hidden_states import Projectors, hidden_state_loss, uniform_pairs
 from edgepress.compress.distill.losses import hard_label_cross_entropy
 from edgepress.compress.distill.on_policy import OnPolicy
+from edgepress.compress.distill.precision import in_bfloat16, multiplying
 from edgepress.compress.distill.targets import Batch, Targets
 from edgepress.compress.distill.text import Text
 from edgepress.compress.distill.through_head import mean_loss
@@ -143,14 +143,14 @@ class Trainer:
     ) -> float:
         """Gather the gradients of one piece; its part of the step's loss."""
         batch = self._targets.batch(windows, tokens, learned)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16()):
+        with multiplying(in_bfloat16(self._training)):
             output = self._student.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
         # The token after a state is what the state is to predict.
         hidden, labels = output.last_hidden_state.float()[:, :-1][learned], tokens[:, 1:][learned]
         loss = torch.zeros(())
         if self._loss.of_logits:
             head, of_logits = self._student.lm_head.weight, self._of_logits(batch, labels)
-            loss = mean_loss(hidden, head, of_logits, in_bfloat16=self._in_bfloat16())
+            loss = mean_loss(hidden, head, of_logits, in_bfloat16=in_bfloat16(self._training))
         if weight := self._loss.hidden * hidden_weight(number, self._training.steps):
             ours = [state.float()[:, :-1] for state in output.hidden_states[1:]]
             theirs = [state[:, :-1] for state in batch.states]
@@ -168,9 +168,6 @@ class Trainer:
             return total
 
         return loss
-
-    def _in_bfloat16(self) -> bool:
-        return self._training.precision == "auto" and has_native_bfloat16()
 
     def _check(self, run: Progress, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
         check = Check(run.steps, run.steps * self._step_tokens, held_out(self._student))
@@ -199,7 +196,7 @@ class Trainer:
             {"params": matrices, "weight_decay": self._training.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self._training.rate, betas=_BETAS)
+        return torch.optim.AdamW(groups, lr=self._training.rate, betas=_BETAS, fused=True)
 
     def _tensors(self) -> Tensors:
         found = {name: _numpy(value) for name, value in self._parameters().items()}

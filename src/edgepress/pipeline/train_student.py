@@ -90,6 +90,7 @@ def _size(spec: ModelSpec, parameters: int) -> ModelSize:
 
 
 def _targets(teacher: Student, text: Text, loss: Loss, training: Training) -> Any:
+    from edgepress.compress.distill.precision import in_bfloat16
     from edgepress.compress.distill.targets import CachedTargets, TeacherAlongside, TextOnly
     from edgepress.compress.distill.teacher_cache import TeacherCache
     from edgepress.runtime.torch_reference import load_model
@@ -97,5 +98,6 @@ def _targets(teacher: Student, text: Text, loss: Loss, training: Training) -> An
     if not loss.needs_teacher:
         return TextOnly()
     if not training.top_k:
-        return TeacherAlongside(load_model(teacher), loss)
-    return CachedTargets(TeacherCache(teacher, text.tokens, training.top_k), loss)
+        return TeacherAlongside(load_model(teacher), loss, in_bfloat16=in_bfloat16(training))
+    cache = TeacherCache(teacher, text.tokens, training.top_k, in_bfloat16=in_bfloat16(training))
+    return CachedTargets(cache, loss)

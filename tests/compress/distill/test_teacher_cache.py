@@ -89,6 +89,20 @@ def test_records_are_what_the_teacher_says_after_each_token(family_dir: Path) ->
             assert float(sparse_kl(logits, *found).abs().max()) < 1e-5  # the teacher itself loses nothing
 
 
+def test_a_teacher_that_multiplies_in_bfloat16_says_nearly_the_same(family_dir: Path) -> None:
+    source, text, everything = open_student(str(family_dir)), windows(), np.ones(LENGTH - 1, bool)
+    narrow = TeacherCache(source, text, K, in_bfloat16=True)
+    wide = TeacherCache(source, text, K)
+    with TorchSession(source) as session:
+        for number, window in enumerate(text):
+            session.reset()
+            logits = torch.from_numpy(session.prefill(window.tolist())[:-1])
+            found = sparse_kl(logits, *narrow.read(number, everything, 1.0))
+            assert float(found.mean()) < 2e-3
+    a, b = (cache.read(0, everything, 1.0).log_probs for cache in (narrow, wide))
+    assert not torch.equal(a, b)
+
+
 def test_only_counted_records_are_read(llama_dir: Path) -> None:
     cache = TeacherCache(open_student(str(llama_dir)), windows(), K)
     counted = np.arange(LENGTH - 1) % 3 == 1
