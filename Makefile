@@ -9,6 +9,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# llama.cpp's AMX kernels crash when GCC compiles them: it drops all but the first bytes of the tile configuration
+# (ggml-org/llama.cpp issue 20824, pull request 26954). x86 compilers take these flags, others do not need them.
+AMX_OFF := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+AMX_OFF := $(shell $(CXX) $(AMX_OFF) -fsyntax-only -x c++ /dev/null 2>/dev/null && echo '$(AMX_OFF)')
 STUDENT ?= smollm2-135m-instruct
 RECIPES ?= 4bit 8bit
 
@@ -19,7 +23,8 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade -c constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
+	CMAKE_ARGS="$$CMAKE_ARGS -DCMAKE_C_FLAGS='$(AMX_OFF)' -DCMAKE_CXX_FLAGS='$(AMX_OFF)'" \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
 	touch $@
 
 demo: $(STAMP)

@@ -98,7 +98,16 @@ class GgmlProduct:
 
     engine = "llama.cpp"
 
-    def __init__(self, format: str, shape: tuple[int, int], *, tokens: int, copies: int, threads: int) -> None:
+    def __init__(
+        self,
+        format: str,
+        shape: tuple[int, int],
+        *,
+        tokens: int,
+        copies: int,
+        threads: int,
+        repacked: bool | None = None,
+    ) -> None:
         """Make the weights and the graph.
 
         Args:
@@ -107,12 +116,13 @@ class GgmlProduct:
             tokens: rows of activations.
             copies: different weights in memory, gone through one after another.
             threads: CPU threads.
+            repacked: whether weights are repacked where the processor gains by it; None where that is known to work.
         """
         self._api = _ggml()
+        self._repacked = library().repacks if repacked is None else repacked
         self._free: list[Callable[[], None]] = []
         self._type = next(kind for kind, entry in GGML_TYPES.items() if entry.name.lower() == format.lower())
         self._shape, self._tokens, self._copies = shape, tokens, copies
-        self.engine_version: str = library().version
         try:
             self._open_backend(threads)
             self._make_weights(format)
@@ -120,6 +130,11 @@ class GgmlProduct:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def engine_version(self) -> str:
+        """Versions of the engine."""
+        return library().version
 
     def run(self) -> None:
         """Compute all copies' products once.
@@ -197,6 +212,8 @@ class GgmlProduct:
         return bool(self._api.ggml_backend_dev_supports_op(self._device, product))
 
     def _extra_buffer_types(self) -> list[int]:
+        if not self._repacked:
+            return []
         get = self._address(b"ggml_backend_dev_get_extra_bufts", ctypes.POINTER(_Handle), _Handle)
         found = get(self._device) if get is not None else None
         types: list[int] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from edgepress.errors import EdgepressError, InputError, require
 from edgepress.runtime.llamacpp_checks import read_checked_header
+from edgepress.runtime.llamacpp_kernels import extra_kernels_work
 
 _ERROR, _CONTINUED = 4, 5  # ggml's log levels
 _KEPT_LINES = 4
@@ -34,13 +35,19 @@ class Library:
         self.api.llama_log_set(self._callback, ctypes.c_void_p(0))
         self.api.llama_backend_init()
 
+    @cached_property
+    def repacks(self) -> bool:
+        """Whether weights may be repacked for the processor's wider instructions."""
+        return extra_kernels_work(self.api)
+
     @property
     def version(self) -> str:
         """Versions of the Python package and of the engine inside it."""
         version = f"llama-cpp-python {self.api.__version__}"
         if not hasattr(self.api, "llama_version"):
             return version
-        return f"{version}, llama.cpp {self.api.llama_version().decode()}"
+        without = "" if self.repacks else ", weights not repacked"
+        return f"{version}, llama.cpp {self.api.llama_version().decode()}{without}"
 
     def load_model(self, path: Path, *, vocabulary_only: bool = False) -> Pointer:
         """Open a checked file; the weights are mapped, not read.
@@ -51,6 +58,8 @@ class Library:
         parameters = self.api.llama_model_default_params()
         parameters.n_gpu_layers = 0
         parameters.vocab_only = vocabulary_only
+        if not vocabulary_only and hasattr(parameters, "use_extra_bufts"):
+            parameters.use_extra_bufts = self.repacks
         self._errors.clear()
         model = self.api.llama_model_load_from_file(str(path).encode(), parameters)
         if not model:

@@ -1,9 +1,10 @@
 """Builds llama.cpp's own tools from the source that the installed engine was compiled from.
 
 llama-cpp-python's sdist carries the whole llama.cpp tree. Taking it in the installed version, and building with the
-options that its wheel is built with (ggml's defaults: native instruction set, OpenMP, llamafile's kernels), gives
-llama-quantize, llama-imatrix, llama-perplexity and llama-bench that run the same kernels as ``edgepress eval`` and
-``edgepress bench`` do. (against_llama_quantize.py compares what both say of themselves.)
+options that ``make venv`` builds its wheel with (ggml's defaults: native instruction set, OpenMP, llamafile's kernels;
+but no AMX, which crashes), gives llama-quantize, llama-imatrix, llama-perplexity and llama-bench that run the same
+kernels as ``edgepress eval`` and ``edgepress bench`` do. (against_llama_quantize.py compares what both say of
+themselves.)
 
     python benchmarks/peers/build_llama_tools.py FOLDER [--sdist FILE] [--jobs N]
 
@@ -42,6 +43,7 @@ OPTIONS = (
     "LLAMA_BUILD_APP=OFF",
     "LLAMA_OPENSSL=OFF",
 )
+NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 
 
 def installed_version() -> str:
@@ -78,13 +80,22 @@ def unpack(archive: Path, folder: Path) -> Path:
     return tree
 
 
+def cmake_options() -> list[str]:
+    """The options, and the flags that the Makefile gives the engine's compiler where it takes them."""
+    compiler = os.environ.get("CXX", "c++")
+    probe = [compiler, *NO_AMX, "-fsyntax-only", "-x", "c++", os.devnull]
+    takes = shutil.which(compiler) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    flags = " ".join(NO_AMX) if takes else ""
+    return [*OPTIONS, f"CMAKE_C_FLAGS={flags}", f"CMAKE_CXX_FLAGS={flags}"]
+
+
 def build(tree: Path, folder: Path, jobs: int) -> None:
     """Configure and build the four targets into ``folder/bin``."""
     if shutil.which("cmake") is None:
         raise InputError("cmake is not installed; install it with the system's package manager or pip")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     build_dir = folder / "build"
-    options = [f"-D{option}" for option in OPTIONS]
+    options = [f"-D{option}" for option in cmake_options()]
     configure = ["cmake", "-S", str(tree), "-B", str(build_dir), *generator, *options]
     _run(configure, "cmake could not configure llama.cpp")
     make = ["cmake", "--build", str(build_dir), "--parallel", str(jobs), "--target", *TARGETS]
@@ -99,7 +110,7 @@ def describe(sdist: Path, tree: Path) -> dict[str, object]:
         "source": sdist.name.removesuffix(".tar.gz"),
         "tree": str(tree),
         "sdist_sha256": hashlib.sha256(sdist.read_bytes()).hexdigest(),
-        "cmake_options": list(OPTIONS),
+        "cmake_options": cmake_options(),
         "targets": list(TARGETS),
     }
 
