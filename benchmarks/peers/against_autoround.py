@@ -23,6 +23,7 @@ torch.compile, which wants a C++ compiler and Python's headers.
 
 ``--variants`` runs a part; the rest of the table comes from the JSON of earlier runs in the same work folder, which
 must have had the same student, texts and protocol (``--keep-reference`` saves the reference's pass for the next part).
+``--seeds 3`` takes the whole on three stretches of the calibration text, and ends with the mean and the deviation.
 The exit code is 3 when edgepress's mean divergence is not below tuned AutoRound's, or its wall time is above
 ``--wall-limit`` of tuned AutoRound's.
 """
@@ -44,6 +45,7 @@ from edgepress.benchmarks.peers.edgepress_file import calibration_section, compr
 from edgepress.benchmarks.peers.llama_tools import Run, Tools, system_info
 from edgepress.benchmarks.peers.record import environment
 from edgepress.benchmarks.peers.reference import Reference
+from edgepress.benchmarks.peers.stretches import spread_of_entries, spread_table
 from edgepress.benchmarks.peers.texts import cut_tokens, describe, read
 from edgepress.compress.calibrate.overlap import refuse_overlap
 from edgepress.errors import EdgepressError
@@ -53,10 +55,10 @@ STEP = {"step": "quantize", "solver": "gptaq", "format": "q4_0", "embedding": "q
 PROTOCOL = ("chunks", "context", "samples", "length", "threads")
 
 
-def prepare_text(options: argparse.Namespace, work: Path, student: Path) -> tuple[Path, Path]:
-    """The calibration text, as text for edgepress and as JSON lines for AutoRound."""
-    tokens = options.samples * options.length + SPARE
-    text = cut_tokens(read(options.calibration), student, skip=0, tokens=tokens)
+def prepare_text(options: argparse.Namespace, work: Path, stretch: int) -> tuple[Path, Path]:
+    """One stretch of the calibration text, as text for edgepress and as JSON lines for AutoRound."""
+    student, tokens = options.student.resolve(), options.samples * options.length
+    text = cut_tokens(read(options.calibration), student, skip=stretch * tokens, tokens=tokens + SPARE)
     refuse_overlap([text], [read(options.evaluation)], "take other text")
     plain, lines = work / "calibration.txt", work / "calibration.jsonl"
     plain.write_text(text, encoding="utf-8")
@@ -84,21 +86,18 @@ def make(
     return path, [run], {"calibration_tokens": said.samples * options.length, **about}
 
 
-def run_variants(options: argparse.Namespace, work: Path, texts: tuple[Path, Path]) -> dict[str, dict[str, Any]]:
+def run_variants(
+    options: argparse.Namespace, reference: Reference, work: Path, texts: tuple[Path, Path]
+) -> dict[str, dict[str, Any]]:
     """Make and judge every asked variant; name → what the JSON keeps of it."""
-    student: Path = options.student.resolve()
-    tools = Tools(folder=options.tools.resolve(), threads=options.threads)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for edgepress as for AutoRound
     found = {}
-    size: dict[str, Any] = {"chunks": options.chunks, "context": options.context, "keep": options.keep_reference}
-    with Reference(work, student, options.evaluation.resolve(), tools, **size) as reference:
-        for variant in options.variants:
-            load_before = os.getloadavg()
-            path, making, extra = make(variant, options, work, student, texts)
-            load = {"load_average_before": load_before, "load_average_after": os.getloadavg()}
-            maker = "edgepress" if variant == "edgepress" else "AutoRound"
-            entry = reference.judge(path, "q4_0", maker, variant, making, work / f"judged-{variant}.log")
-            found[variant] = msgspec.to_builtins(entry, enc_hook=str) | extra | load
+    for variant in options.variants:
+        load_before = os.getloadavg()
+        path, making, extra = make(variant, options, work, reference.student, texts)
+        load = {"load_average_before": load_before, "load_average_after": os.getloadavg()}
+        maker = "edgepress" if variant == "edgepress" else "AutoRound"
+        entry = reference.judge(path, "q4_0", maker, variant, making, work / f"judged-{variant}.log")
+        found[variant] = msgspec.to_builtins(entry, enc_hook=str) | extra | load
     return found
 
 
@@ -129,6 +128,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tuned-iters", type=int, default=50)
     parser.add_argument("--edgepress-samples", type=int, default=64)
     parser.add_argument("--edgepress-length", type=int, default=256)
+    parser.add_argument("--seeds", type=int, default=1, help="stretches of the calibration text, one after another")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--keep-reference", action="store_true", help="leave the log-probabilities for the next part")
@@ -136,14 +136,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Run the variants and write the document, merged with what is there."""
+def run_stretch(options: argparse.Namespace, reference: Reference, work: Path, stretch: int) -> dict[str, Any]:
+    """Run the variants on one stretch and write the document, merged with what is there."""
+    work.mkdir(parents=True, exist_ok=True)
     path = work / "against_autoround.json"
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    texts = prepare_text(options, work, options.student.resolve())
+    texts = prepare_text(options, work, stretch)
     common = common_facts(options, work)
     merge(earlier, common, {})  # refuses before the work
-    document = merge(earlier, common, run_variants(options, work, texts))
+    document = merge(earlier, common, run_variants(options, reference, work, texts))
     entries = entries_of(document)
     log = (work / f"judged-{options.variants[-1]}.log").read_text(encoding="utf-8", errors="replace")
     document["options"] = {name: value for name, value in vars(options).items() if not isinstance(value, Path)}
@@ -153,22 +154,44 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return document
 
 
-def main() -> int:
-    """Run, print the table and the ratios."""
-    options = parse_arguments()
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All stretches of the calibration text against one reference; a document each."""
     work: Path = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for edgepress as for AutoRound
+    tools = Tools(folder=options.tools.resolve(), threads=options.threads)
+    size: dict[str, Any] = {"chunks": options.chunks, "context": options.context, "keep": options.keep_reference}
+    with Reference(work, options.student.resolve(), options.evaluation.resolve(), tools, **size) as reference:
+        folders = [work] if options.seeds == 1 else [work / f"stretch-{each}" for each in range(options.seeds)]
+        return [run_stretch(options, reference, folder, stretch) for stretch, folder in enumerate(folders)]
+
+
+def print_documents(documents: list[dict[str, Any]]) -> None:
+    """A table and the ratios of each stretch, and the spread over several."""
+    for document in documents:
+        print(table(entries_of(document)))
+        for name, value in document["compared"].items():
+            print(f"{name}: {value}")
+    if len(documents) > 1:
+        print(spread_table(spread_of_entries([list(entries_of(document).values()) for document in documents]), []))
+
+
+def missed(document: dict[str, Any], wall_limit: float) -> bool:
+    """Whether edgepress lost more than tuned AutoRound, or took more than its share of the time."""
+    compared = document["compared"]
+    return compared.get("kld_ratio_to_tuned", 0) >= 1 or compared.get("wall_ratio_to_tuned", 0) > wall_limit
+
+
+def main() -> int:
+    """Run, print the tables and the ratios."""
+    options = parse_arguments()
     try:
-        document = run(options, work)
+        documents = run(options)
     except EdgepressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(table(entries_of(document)))
-    for name, value in document["compared"].items():
-        print(f"{name}: {value}")
-    compared = document["compared"]
-    missed = compared.get("kld_ratio_to_tuned", 0) >= 1 or compared.get("wall_ratio_to_tuned", 0) > options.wall_limit
-    return 3 if missed else 0
+    print_documents(documents)
+    return 3 if any(missed(document, options.wall_limit) for document in documents) else 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     3  edgepress on the same text, with the type of every tensor read from llama-quantize's file:
        gptaq and scale_search stand against llama-quantize with the importance matrix, nearest against it without;
        budget is gptaq with types of its own choice, in at most --budget-share of llama-quantize's bytes;
-       one share for all formats, or one each
+       one share for all formats, or one each; gptaq_qad and budget_qad train codes and scales afterwards
     4  llama-perplexity: KL divergence of every file from the reference on the evaluation text
 
 With ``--seeds 3`` steps 2 to 4 are taken on three stretches of the calibration text that have nothing in common,
@@ -163,6 +163,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--calibration-chunks", type=int, default=128)
     parser.add_argument("--calibration-context", type=int, default=512)
+    parser.add_argument("--solver-chunks", type=int, help="of the calibration text for our solver; all unless given")
+    parser.add_argument("--qad-tokens", type=int, default=120_000, help="that gptaq_qad and budget_qad train on")
     parser.add_argument("--calibration-skip", type=int, default=0, help="chunks to leave out at the start of the text")
     parser.add_argument("--seeds", type=int, default=1, help="stretches of the calibration text, one after another")
     parser.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,11 @@ from edgepress.compress.calibrate.overlap import refuse_overlap
 
 # Which of edgepress's solvers stands against which way of running llama-quantize. "budget" is gptaq with formats of its
 # own choice for a file of at most ``--budget-share`` of llama-quantize's bytes; the others take its types.
-RIVALS = {"gptaq": "imatrix", "budget": "imatrix", "scale_search": "imatrix", "nearest": "plain"}
+# "_qad" trains codes and scales afterwards.
+RIVALS = {
+    **dict.fromkeys(["gptaq", "gptaq_qad", "budget", "budget_qad", "scale_search"], "imatrix"),
+    "nearest": "plain",
+}
 
 Maker = Callable[[], tuple[Path, list[Run]]]
 
@@ -74,7 +78,7 @@ class Contest:
 
     def _quantize(self, imatrix: Path, kind: str) -> None:
         options = self.options
-        windows = (options.calibration_chunks, options.calibration_context, options.seed)
+        windows = (options.solver_chunks or options.calibration_chunks, options.calibration_context, options.seed)
         calibration = calibration_section(self.calibration, *windows)
         for solver in options.solvers:
             method = RIVALS[solver]
@@ -98,12 +102,17 @@ class Contest:
 
     def _step(self, solver: str, theirs: Entry) -> dict[str, Any]:
         """The quantize step that stands against a file of llama-quantize's."""
-        if solver == "budget":
+        method = solver.removesuffix("_qad")
+        if method == "budget":
             shares = self.options.budget_share
             share = shares[self.options.formats.index(theirs.format) if len(shares) > 1 else 0]
             megabytes = share * theirs.file_bytes / 1e6
-            return {"step": "quantize", "solver": "gptaq", "target_mb": megabytes}
-        return quantize_step(tensor_types(theirs.path), self.spec, solver)
+            step = {"step": "quantize", "solver": "gptaq", "target_mb": megabytes}
+        else:
+            step = quantize_step(tensor_types(theirs.path), self.spec, method)
+        if method == solver:
+            return step
+        return step | {"qad_tokens": self.options.qad_tokens, "qad_samples": self.options.calibration_chunks}
 
     def _entry(self, kind: str, maker: str, method: str, made_of: list[Any], make: Maker) -> Entry:
         """Make a file and judge it, or take over what an earlier, interrupted run found by the same means."""
