@@ -35,8 +35,11 @@ _WITHOUT_CACHE_SIZE = 256 << 20
 class Product(Protocol):
     """Products of one shape and format, ready to run; ``run`` computes all copies once."""
 
-    engine_version: str
     kernels: str
+
+    @property
+    def engine_version(self) -> str:
+        """Versions of the engine."""
 
     def run(self) -> None:
         """Compute them."""

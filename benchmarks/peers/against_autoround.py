@@ -179,7 +179,7 @@ def print_documents(documents: list[dict[str, Any]]) -> None:
 def missed(document: dict[str, Any], wall_limit: float) -> bool:
     """Whether edgepress lost more than tuned AutoRound, or took more than its share of the time."""
     compared = document["compared"]
-    return compared.get("kld_ratio_to_tuned", 0) >= 1 or compared.get("wall_ratio_to_tuned", 0) > wall_limit
+    return bool(compared.get("kld_ratio_to_tuned", 0) >= 1 or compared.get("wall_ratio_to_tuned", 0) > wall_limit)
 
 
 def main() -> int:
