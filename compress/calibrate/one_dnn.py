@@ -1,19 +1,29 @@
 """Float32 products by oneDNN, where torch would take MKL.
 
 On AMD processors MKL keeps to older instructions and takes twice the time. torch reaches oneDNN for plain float32
-tensors by an operator of its compiler's, which has no backward pass; where it is missing everything stays as it is.
+tensors by an operator of its compiler's, which has no backward pass; where it is missing everything stays as it is. So
+it does on Intel's processors, where MKL is as fast, and twice as fast with transposed factors.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-_WANTED = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
+
+def _is_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return False
+
+
+_WANTED = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available() and not _is_intel()
 _OPERATOR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _WANTED else None
 
 
@@ -33,11 +43,12 @@ def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     """inputs · weightᵀ + bias; has no gradients.
 
     Args:
-        inputs: (…, columns); what is not float32 on the CPU is left to torch.
+        inputs: (…, columns); what is not float32 on the CPU is left to torch, as is all under autocast.
         weight: (rows, columns).
         bias: (rows,).
     """
-    if _OPERATOR is None or inputs.dtype != torch.float32 or inputs.device.type != "cpu":
+    plain = inputs.dtype == torch.float32 and inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if _OPERATOR is None or not plain:
         return torch.nn.functional.linear(inputs, weight, bias)
     result: torch.Tensor = _OPERATOR(inputs, weight, bias, "none", [], "")
     return result

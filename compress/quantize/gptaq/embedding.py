@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
+from edgepress.compress.calibrate.self_generate import has_native_bfloat16
 from edgepress.compress.calibrate.skeleton import Skeleton
 
 LOOK_UP_SHARE = 0.02
@@ -37,14 +38,17 @@ def with_look_up(head: InputStatistics | None, hidden: int) -> InputStatistics:
 
 @torch.inference_mode()
 def _head_inputs(source: WeightSource, windows: NDArray[np.int32]) -> InputStatistics:
-    """Moments of the original model's final norm output."""
+    """Moments of the original model's final norm output. Products are in bfloat16 where the processor has them: what
+    that changes is far below what another text would.
+    """
     skeleton = Skeleton(source, windows)
     hidden = skeleton.embed()
-    for index in range(len(skeleton.layers)):
-        layer = skeleton.fill(index, skeleton.read_layer(index))
-        for batch in skeleton.batches:
-            hidden[batch] = skeleton.run(layer, index, hidden[batch])
-        skeleton.release(index)
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_native_bfloat16()):
+        for index in range(len(skeleton.layers)):
+            layer = skeleton.fill(index, skeleton.read_layer(index))
+            for batch in skeleton.batches:
+                hidden[batch] = skeleton.run(layer, index, hidden[batch])
+            skeleton.release(index)
     norm, moments = skeleton.final_norm(), Moments()
     for batch in skeleton.batches:
         moments.add(norm(hidden[batch]), None)
