@@ -1,15 +1,16 @@
 """What a student learns from its teacher, by way of starting and by source of targets, at equal tokens.
 
     python benchmarks/peers/distillation.py TEACHER --text FILE [FILE …] --work W [--settings small] [--tokens N]
-        [--seeds 0 1 2] [--ways distilled labels random alongside]
+        [--held-out FILE] [--seeds 0 1 2] [--ways distilled labels random alongside]
 
     distilled   as the settings say: towards the teacher's distributions, from its most important channels
     labels      the same start, cross-entropy with the text's own tokens only
     random      towards the teacher, from random numbers
     alongside   as distilled, with the teacher run at every step in place of its cache: for the speed
 
-Every run is ``edgepress distill``, whose held-out windows are the same for all ways of one seed; all are judged by the
-divergence from the teacher there, in nats per token. A run that is there is not made again. Speed is that of the steps;
+Every run is ``edgepress distill``, whose held-out windows are the same for all ways of one seed, and with --held-out
+for all seeds, which then share the teacher's pass over the text; all are judged by the divergence from the teacher
+there, in nats per token. A run that is there is not made again. Speed is that of the steps;
 the teacher's pass over the text, which the cache keeps, and the checks are not in it.
 """
 
@@ -70,6 +71,7 @@ def train(arguments: argparse.Namespace, way: str, seed: int) -> Outcome:
     document = settings_for(read_settings(arguments.settings), way)
     (folder / "settings.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     texts = [part for file in arguments.text for part in ("--text", file)]
+    texts += [part for file in arguments.held_out for part in ("--held-out", file)]
     tokens = ["--tokens", str(arguments.tokens)] if arguments.tokens else []
     options = ["--settings", str(folder / "settings.yaml"), "--select", WAYS[way][1], "--seed", str(seed)]
     command = [str(TOOL), "distill", "--teacher", arguments.teacher, *texts, *options, *tokens]
@@ -130,6 +132,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Distillation by start and by source of targets.")
     parser.add_argument("teacher", help="anything edgepress opens")
     parser.add_argument("--text", nargs="+", required=True, help="text to train on; a part is held out")
+    parser.add_argument("--held-out", nargs="+", default=[], help="text to judge by, in place of a part of --text")
     parser.add_argument("--work", required=True, help="where runs are kept")
     parser.add_argument("--settings", default="small", help="shipped settings or a .yaml file")
     parser.add_argument("--tokens", type=int, help="in place of the settings'")
