@@ -159,13 +159,7 @@ def test_a_recipe_that_cannot_be_is_refused_before_any_work(
 
 
 def test_without_peft_one_line_names_the_extra(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hidden:
-        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-            if name == "peft":
-                raise ModuleNotFoundError("hidden", name=name)
-
-    monkeypatch.delitem(sys.modules, "peft", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
+    monkeypatch.setitem(sys.modules, "peft", None)
     message = edgepress(*scene.command(tmp_path / "out")).error()
     assert message == "peft is not installed; run: pip install 'edgepress[compress]'"
 

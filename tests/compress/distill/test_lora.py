@@ -40,6 +40,7 @@ TRAINING = Training(
     rate=1e-2,
     lora=LORA,
 )
+KL, LABELS = Loss(), Loss(kl=0, hard_labels=1)
 FROZEN = ("embed_tokens", "norm", "lm_head", "bias")
 
 
@@ -79,9 +80,7 @@ def judge(teacher: Student) -> HeldOut:
     return HeldOut(teacher, text(seed=9))
 
 
-def trainer(
-    teacher: Student, student: Student, training: Training = TRAINING, loss: Loss = Loss()
-) -> tuple[Trainer, Any]:
+def trainer(teacher: Student, student: Student, training: Training = TRAINING, loss: Loss = KL) -> tuple[Trainer, Any]:
     model, targets = load_model(student), TeacherAlongside(load_model(teacher), loss)
     return Trainer(model, targets, text(), loss, training, (teacher.spec.depth, teacher.spec.hidden)), model
 
@@ -188,18 +187,19 @@ def test_a_change_of_full_rank_takes_the_step_of_the_dense_matrix() -> None:
     torch.testing.assert_close(layer.model.layers[0].weight, dense, rtol=1e-5, atol=1e-5)
 
 
-def test_a_start_that_stays_the_best_comes_back_as_it_was(teacher: Student, student: Student, tmp_path: Path) -> None:
-    run, model = trainer(teacher, student, changed(rate=10.0))
-    assert run.train(TrainerState(tmp_path / "state"), judge(teacher).divergence).best.step == 0
+def test_a_start_that_stays_the_best_comes_back_as_it_was(student: Student, tmp_path: Path) -> None:
+    """Judged by how far it is from itself, and trained on noise."""
+    run, model = trainer(student, student, loss=LABELS)
+    assert run.train(TrainerState(tmp_path / "state"), judge(student).divergence).best.step == 0
     for name in student.names:
         np.testing.assert_array_equal(model.get_parameter(name).detach().numpy(), student.read(name))
 
 
-def test_the_last_state_is_merged_where_that_is_kept(teacher: Student, student: Student, tmp_path: Path) -> None:
-    run, model = trainer(teacher, student, changed(rate=10.0, keep="last"))
-    found = run.train(TrainerState(tmp_path / "state"), judge(teacher).divergence)
-    assert judge(teacher).divergence(model) == pytest.approx(found.checks[-1].held_out_kl, rel=1e-4)
-    assert found.checks[-1].held_out_kl > 1.1 * found.checks[0].held_out_kl
+def test_the_last_state_is_merged_where_that_is_kept(student: Student, tmp_path: Path) -> None:
+    run, model = trainer(student, student, changed(keep="last"), LABELS)
+    found = run.train(TrainerState(tmp_path / "state"), judge(student).divergence)
+    assert found.checks[-1].held_out_kl > 1e-3
+    assert judge(student).divergence(model) == pytest.approx(found.checks[-1].held_out_kl, rel=1e-3)
 
 
 def test_checkpointing_changes_memory_and_not_the_curve(teacher: Student, student: Student) -> None:
