@@ -104,12 +104,17 @@ class _Writer:
         self._teacher, self._k, self._in_bfloat16, self._device = teacher, k, in_bfloat16, device
         self._model: Any = None
 
-    @torch.inference_mode()
     def write(self, windows: NDArray[np.int32], directory: Path) -> None:
         from edgepress.runtime.torch_reference import load_model
 
         if self._model is None:
             self._model = load_model(self._teacher).to(self._device)
+        parts = self._packed(windows)
+        for name in parts[0]:
+            np.save(directory / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+
+    @torch.inference_mode()
+    def _packed(self, windows: NDArray[np.int32]) -> list[Arrays]:
         each = max(1, _WINDOW_TOKENS_AT_ONCE // windows.shape[1])
         parts: list[Arrays] = []
         for batch in torch.from_numpy(windows.astype(np.int64)).split(each):
@@ -117,8 +122,7 @@ class _Writer:
                 states = self._model.model(batch.to(self._device), use_cache=False).last_hidden_state
             hidden = states.float()[:, :-1].flatten(0, 1)
             parts += [pack(self._model.lm_head(rows), self._k) for rows in hidden.split(_TOKENS_AT_ONCE)]
-        for name in parts[0]:
-            np.save(directory / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+        return parts
 
 
 def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int, in_bfloat16: bool) -> str:
