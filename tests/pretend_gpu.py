@@ -51,9 +51,9 @@ def _tensors(*trees: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(trees) if isinstance(leaf, torch.Tensor)]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, marks: _Marks) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._marks = marks
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,7 +81,7 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func == torch.Tensor.device.__get__:
             return GPU if self._marks.has(args[0]) else func(*args)
         if func is torch.Tensor.numpy and self._marks.has(args[0]):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
@@ -105,7 +105,7 @@ class _Functions(TorchFunctionMode):
             return func(*rest, **{name: CPU if name == "device" else value for name, value in kwargs.items()})
         types = [each for each in (*args[1:], *kwargs.values()) if isinstance(each, torch.dtype)]
         with torch._C.DisableTorchFunction():
-            copy = _Copy.apply(args[0], self._marks, target == GPU)
+            copy = _Copy.apply(args[0], self._marks, target == GPU)  # type: ignore[no-untyped-call]
         return copy.to(types[0]) if types else copy
 
 

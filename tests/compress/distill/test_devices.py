@@ -40,7 +40,7 @@ TRAINING = Training(
     save_steps=2,
     top_k=0,
 )
-CASES = {
+CASES: dict[str, tuple[Loss, dict[str, Any]]] = {
     "alongside": (Loss(kl=1, hidden=0.5, hard_labels=0.1), {"checkpointing": True}),
     "all divergences": (Loss(kl=1, reverse_kl=1, jsd=1), {}),
     "cached": (Loss(kl=1, hard_labels=0.1, temperature=2.0), {"top_k": 64}),

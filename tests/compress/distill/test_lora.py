@@ -170,9 +170,7 @@ def test_what_is_frozen_keeps_every_bit(
 
 def test_a_change_of_full_rank_takes_the_step_of_the_dense_matrix() -> None:
     """With A orthogonal and B = 0, one step of gradient descent changes W + BA by that of W: dW Aᵀ A = dW."""
-    peft = pytest.importorskip("peft")
-    del peft
-    layer = torch.nn.Module()
+    layer: Any = torch.nn.Module()
     layer.model = torch.nn.Module()
     layer.model.layers = torch.nn.ModuleList([torch.nn.Linear(6, 5, bias=False)])
     weight, states, wanted = layer.model.layers[0].weight.detach().clone(), torch.randn(20, 6), torch.randn(20, 5)
