@@ -62,10 +62,15 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Time that the steps took, checks and the teacher's cache not counted, and the machine of the last of them."""
+    """Time that the steps took, checks and the teacher's cache not counted, and the machine of the last of them.
+
+    ``threads`` are those of each of the ``processes`` that trained together, on a ``device`` each.
+    """
 
     tokens: int
     seconds: float
     tokens_per_s: float
     threads: int
+    processes: int = 1
+    device: str = "cpu"
     machine: Machine

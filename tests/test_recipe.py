@@ -111,6 +111,14 @@ MISTAKES: dict[str, tuple[str, str]] = {
         _STEP % "fromat: q4_0",
         r"'fromat' at compress\[1\]; fields there: solver, format, embedding, formats, fallback",
     ),
+    "a field of adapters misspelt": (
+        "compress: [{step: prune_layers, drop: 1}, {step: distill, tokens: 9, lora: {ranks: 4}}]",
+        r"'ranks' at compress\[1\]\.lora; fields there: rank, alpha",
+    ),
+    "a choice in a part of a step misspelt": (
+        "compress: [{step: prune_layers, drop: 1}, {step: distill, tokens: 9, loss: {hidden_distance: l1}}]",
+        r"'l1' at compress\[1\]\.loss\.hidden_distance is none of the choices: cosine, mse",
+    ),
     "a field of evaluate misspelt": (
         "evaluate: {token: 3}",
         "'token' at evaluate; fields there: files, tokens, context",

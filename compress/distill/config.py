@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
+from edgepress.artifact.families import LAYER
 from edgepress.errors import InputError
 
 Distance = Literal["mse", "cosine"]
@@ -14,6 +16,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
+_LAYERS = LAYER.partition("{")[0]
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)  # that a teacher's cache knows the tails at
 
 
@@ -50,6 +53,17 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return not (self.reverse_kl or self.jsd or self.hidden)
 
 
+class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Low-rank adapters on every matrix of the layers; all else is frozen.
+
+    rank    of the change of a matrix
+    alpha   the change is alpha / rank times the product of the adapter's two matrices
+    """
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+
+
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a student is trained.
 
@@ -66,8 +80,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     save_steps     steps between saved states
     checkpointing  compute activations again in the backward pass rather than keep them
     on_policy      share of the steps on texts that the student writes, from the first ``prompt`` tokens of a window
-    precision      auto multiplies in bfloat16 where the processor does so natively; the teacher as well
-    seed           of the order of the text, of what is held out and of the projectors
+    precision      auto multiplies in bfloat16 where the processor or GPU does so natively; the teacher as well
+    lora           train adapters of a low rank and add them to the matrices at the end; None trains all parameters
+    seed           of the order of the text, of what is held out, of the projectors and the adapters
     """
 
     tokens: Count = 1_000_000
@@ -86,6 +101,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     on_policy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     prompt: Count = 16
     precision: Literal["auto", "float32"] = "auto"
+    lora: Lora | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
 
     @property
@@ -108,7 +124,8 @@ class DistillStep(
     tokens         to train on, in whole steps; the text is read again in another order when it is used up
     files          text, or JSONL of {text} or {messages}; without any it is the calibration text
     loss           what counts
-    length         of a window of files, and batch_tokens, top_k, rate, checkpointing as in a distillation's settings
+    length         of a window of files
+    batch_tokens   and top_k, rate, checkpointing, lora: as in a distillation's settings
     """
 
     tokens: Count
@@ -120,6 +137,7 @@ class DistillStep(
     top_k: Natural = 64
     rate: Positive = 5e-4
     checkpointing: bool = False
+    lora: Lora | None = None
 
     def training(self, length: int, seed: int) -> Training:
         """How it is trained, on windows of that length."""
@@ -130,6 +148,7 @@ class DistillStep(
             top_k=self.top_k,
             rate=self.rate,
             checkpointing=self.checkpointing,
+            lora=self.lora,
             seed=seed,
         )
 
@@ -160,6 +179,26 @@ def check_loss(loss: Loss, training: Training, vocab: int) -> None:
         raise InputError(
             f"loss.temperature: {loss.temperature:g} is not among those that a teacher's cache keeps tails for "
             f"({known}); take one of them, or run the teacher alongside (train.top_k: 0)"
+        )
+
+
+def check_rank(lora: Lora | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse adapters of a rank that a matrix does not have.
+
+    Args:
+        lora: what was asked for.
+        shapes: of the student's tensors, by name.
+
+    Raises:
+        InputError: names the smallest matrix.
+    """
+    matrices = {name: shape for name, shape in shapes.items() if name.startswith(_LAYERS) and len(shape) == 2}
+    smallest = min(matrices, key=lambda name: min(matrices[name]))
+    most = min(matrices[smallest])
+    if lora and lora.rank > most:
+        rows, columns = matrices[smallest]
+        raise InputError(
+            f"lora.rank: {lora.rank} is more than {smallest} of {rows} × {columns} has; take {most} or less"
         )
 
 

@@ -37,12 +37,14 @@ class HeldOut:
             student: transformers' causal language model.
         """
         each = max(1, _WINDOW_TOKENS_AT_ONCE // self._tokens.shape[1])
-        total, count = 0.0, 0
+        total, count, device = 0.0, 0, student.lm_head.weight.device
+        head = self._head.to(device)
         for tokens, learned, states in zip(
             self._tokens.split(each), self._learned.split(each), self._states.split(each), strict=True
         ):
-            ours = student.model(tokens, use_cache=False).last_hidden_state[:, :-1][learned]
-            for one, other in zip(ours.split(_TOKENS_AT_ONCE), states[learned].split(_TOKENS_AT_ONCE), strict=True):
-                found = kl(one @ student.lm_head.weight.T, other @ self._head.T)
+            ours = student.model(tokens.to(device), use_cache=False).last_hidden_state[:, :-1][learned.to(device)]
+            theirs = states[learned].to(device)
+            for one, other in zip(ours.split(_TOKENS_AT_ONCE), theirs.split(_TOKENS_AT_ONCE), strict=True):
+                found = kl(one @ student.lm_head.weight.T, other @ head.T)
                 total, count = total + float(found.sum(dtype=torch.float64)), count + len(found)
         return total / count

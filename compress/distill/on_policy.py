@@ -24,14 +24,16 @@ from edgepress.compress.distill.config import Training
 class OnPolicy:
     """Replaces the text of some steps by what the student makes of its beginnings."""
 
-    def __init__(self, training: Training, stop_ids: frozenset[int]) -> None:
+    def __init__(self, training: Training, stop_ids: frozenset[int], process: int = 0) -> None:
         """Take the settings.
 
         Args:
             training: with the share of steps, the length of what is kept, and the seed.
             stop_ids: tokens that end an answer.
+            process: number of this process among those that train together, of which each has draws of its own.
         """
         self._training, self._stop_ids = training, torch.tensor(sorted(stop_ids), dtype=torch.int64)
+        self._process = (process,) if process else ()
 
     def applies(self, step: int) -> bool:
         """Whether the student writes the text of a step."""
@@ -49,10 +51,11 @@ class OnPolicy:
             tokens: int64, (samples, length).
             learned: of the token after each, bool, (samples, length - 1).
         """
-        seed = int(np.random.default_rng((self._training.seed, 3, step)).integers(2**62))
-        prompt = self._training.prompt
-        written = continue_texts(student, tokens[:, :prompt], tokens.shape[1], torch.Generator().manual_seed(seed))
-        ends = torch.isin(written, self._stop_ids) & (torch.arange(written.shape[1]) >= prompt)
+        seed = int(np.random.default_rng((self._training.seed, 3, step, *self._process)).integers(2**62))
+        prompt, generator = self._training.prompt, torch.Generator(tokens.device).manual_seed(seed)
+        written = continue_texts(student, tokens[:, :prompt], tokens.shape[1], generator)
+        places = torch.arange(written.shape[1], device=written.device)
+        ends = torch.isin(written, self._stop_ids.to(written.device)) & (places >= prompt)
         ended_before = (ends.cumsum(1) - ends.long()) > 0
         learned = ~ended_before[:, 1:]
         learned[:, : prompt - 1] = False
@@ -67,7 +70,7 @@ def continue_texts(student: Any, prompts: torch.Tensor, length: int, generator: 
         student: transformers' causal language model.
         prompts: int64, (samples, at least 1).
         length: tokens of a text, the prompt's included.
-        generator: draws.
+        generator: draws, on the prompts' device.
     """
     cache, written, fed = DynamicCache(config=student.config), prompts, prompts
     while written.shape[1] < length:

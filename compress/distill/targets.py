@@ -70,9 +70,10 @@ class CachedTargets:
         """See :class:`Targets`."""
         read = [
             self._cache.read(int(window), counted, self._loss.temperature)
-            for window, counted in zip(windows, learned.numpy(), strict=True)
+            for window, counted in zip(windows, learned.cpu().numpy(), strict=True)
         ]
-        return _CachedBatch(TopK(*(torch.cat(parts) for parts in zip(*read, strict=True))), self._loss)
+        parts = (torch.cat(parts).to(tokens.device) for parts in zip(*read, strict=True))
+        return _CachedBatch(TopK(*parts), self._loss)
 
 
 class _CachedBatch:
@@ -93,7 +94,7 @@ class TeacherAlongside:
         """Take a teacher.
 
         Args:
-            teacher: transformers' causal language model.
+            teacher: transformers' causal language model, on the device of the batches.
             loss: which divergences are wanted.
             in_bfloat16: how it multiplies.
         """
@@ -102,7 +103,7 @@ class TeacherAlongside:
     @torch.no_grad()
     def batch(self, windows: NDArray[np.intp], tokens: torch.Tensor, learned: torch.Tensor) -> Batch:
         """See :class:`Targets`."""
-        with multiplying(self._in_bfloat16):
+        with multiplying(self._in_bfloat16, tokens.device):
             output = self._teacher.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
         final = output.last_hidden_state.float()[:, :-1][learned]
         states = tuple(state.float() for state in output.hidden_states[1:]) if self._loss.hidden else ()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgepress.artifact.cache import cached
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.distill.config import TEMPERATURES
-from edgepress.compress.distill.precision import multiplying
+from edgepress.compress.distill.precision import CPU, multiplying
 from edgepress.compress.distill.top_k import Arrays, TopK, pack, shapes, unpack
 from edgepress.errors import InputError
 from edgepress.progress import progress
@@ -39,7 +39,15 @@ class TeacherCache:
         InputError: a shard on disk is damaged.
     """
 
-    def __init__(self, teacher: WeightSource, windows: NDArray[np.int32], k: int, *, in_bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        teacher: WeightSource,
+        windows: NDArray[np.int32],
+        k: int,
+        *,
+        in_bfloat16: bool = False,
+        device: torch.device = CPU,
+    ) -> None:
         """Open, and complete, the cache.
 
         Args:
@@ -47,11 +55,12 @@ class TeacherCache:
             windows: token ids, int32, (samples, length), length at least 2.
             k: likeliest tokens to keep, no more than the vocabulary has.
             in_bfloat16: how the teacher multiplies; the other way is another cache.
+            device: where it runs, which makes no other cache.
         """
         vocab, (count, length) = teacher.spec.vocab, windows.shape
         self._records, self._k, self._vocab = length - 1, k, vocab
         self._each = max(1, _SHARD_TOKENS // length)
-        writer = _Writer(teacher, k, in_bfloat16)
+        writer = _Writer(teacher, k, in_bfloat16, device)
         self._shards: list[Arrays] = []
         with progress("teacher", count * length, unit="tokens") as advance:
             for start in range(0, count, self._each):
@@ -91,25 +100,29 @@ class TeacherCache:
 class _Writer:
     """Runs the teacher, which is loaded when the first shard is missing."""
 
-    def __init__(self, teacher: WeightSource, k: int, in_bfloat16: bool) -> None:
-        self._teacher, self._k, self._in_bfloat16 = teacher, k, in_bfloat16
+    def __init__(self, teacher: WeightSource, k: int, in_bfloat16: bool, device: torch.device) -> None:
+        self._teacher, self._k, self._in_bfloat16, self._device = teacher, k, in_bfloat16, device
         self._model: Any = None
 
-    @torch.inference_mode()
     def write(self, windows: NDArray[np.int32], directory: Path) -> None:
         from edgepress.runtime.torch_reference import load_model
 
         if self._model is None:
-            self._model = load_model(self._teacher)
+            self._model = load_model(self._teacher).to(self._device)
+        parts = self._packed(windows)
+        for name in parts[0]:
+            np.save(directory / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+
+    @torch.inference_mode()
+    def _packed(self, windows: NDArray[np.int32]) -> list[Arrays]:
         each = max(1, _WINDOW_TOKENS_AT_ONCE // windows.shape[1])
         parts: list[Arrays] = []
         for batch in torch.from_numpy(windows.astype(np.int64)).split(each):
-            with multiplying(self._in_bfloat16):
-                states = self._model.model(batch, use_cache=False).last_hidden_state
+            with multiplying(self._in_bfloat16, self._device):
+                states = self._model.model(batch.to(self._device), use_cache=False).last_hidden_state
             hidden = states.float()[:, :-1].flatten(0, 1)
             parts += [pack(self._model.lm_head(rows), self._k) for rows in hidden.split(_TOKENS_AT_ONCE)]
-        for name in parts[0]:
-            np.save(directory / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+        return parts
 
 
 def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int, in_bfloat16: bool) -> str:

@@ -7,7 +7,7 @@ gradients with respect to h and B at once with them, so that nothing of that siz
 
 The head is most of a small student's work. Logits are always computed in the precision of what they are computed from:
 a logit of 20 in bfloat16 is off by 0.06. Their gradient is not large beside anything, so that its two products may be
-in bfloat16, summed in float32.
+in bfloat16, summed in float32. A head that is frozen gets no gradient, and its product is not made.
 """
 
 from __future__ import annotations
@@ -41,22 +41,23 @@ class _MeanLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, head: torch.Tensor, loss: LossOfLogits, in_bfloat16: bool
     ) -> torch.Tensor:
-        of_hidden, of_head = torch.empty_like(hidden), torch.zeros_like(head)
+        of_hidden = torch.empty_like(hidden)
+        of_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
         back = _Products(hidden, head, in_bfloat16)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         each = max(1, int(_LOGIT_BYTES_AT_ONCE / (len(head) * head.element_size())))
         for start in range(0, len(hidden), each):
             rows = slice(start, min(start + each, len(hidden)))
             value, gradient = _with_gradient(hidden[rows] @ head.T, loss, rows)
             total += value
             back.add(gradient, rows, of_hidden, of_head)
-        ctx.save_for_backward(of_hidden.div_(len(hidden)), of_head.div_(len(hidden)))
+        ctx.save_for_backward(of_hidden.div_(len(hidden)), None if of_head is None else of_head.div_(len(hidden)))
         return (total / len(hidden)).to(hidden.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         of_hidden, of_head = ctx.saved_tensors
-        return of_hidden * gradients[0], of_head * gradients[0], None, None
+        return of_hidden * gradients[0], None if of_head is None else of_head * gradients[0], None, None
 
 
 class _Products:
@@ -66,11 +67,12 @@ class _Products:
         self._type = torch.bfloat16 if in_bfloat16 else hidden.dtype
         self._hidden, self._head = hidden.to(self._type), head.to(self._type)
 
-    def add(self, gradient: torch.Tensor, rows: slice, of_hidden: torch.Tensor, of_head: torch.Tensor) -> None:
-        """Set some rows of one gradient, and add to the other."""
+    def add(self, gradient: torch.Tensor, rows: slice, of_hidden: torch.Tensor, of_head: torch.Tensor | None) -> None:
+        """Set some rows of one gradient, and add to the other where it is wanted."""
         narrow = gradient.to(self._type)
         of_hidden[rows] = narrow @ self._head
-        of_head += narrow.T @ self._hidden[rows]
+        if of_head is not None:
+            of_head += narrow.T @ self._hidden[rows]
 
 
 def _with_gradient(logits: torch.Tensor, loss: LossOfLogits, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,11 +58,11 @@ def pack(logits: torch.Tensor, k: int) -> Arrays:
     top, ids = log_probs.topk(k, dim=-1)
     rest = log_probs.scatter(-1, ids, float("-inf"))
     tails = torch.stack([(rest / temperature).logsumexp(-1) for temperature in TEMPERATURES], -1)
-    whole = ids.numpy()
+    whole = ids.cpu().numpy()
     packed: Arrays = {
         "ids": (whole & 0xFFFF).astype(np.uint16),
-        "log_probs": top.clamp(min=_LOWEST).numpy().astype(np.float16),
-        "log_tails": tails.clamp(min=_LOWEST).numpy().astype(np.float16),
+        "log_probs": top.clamp(min=_LOWEST).cpu().numpy().astype(np.float16),
+        "log_tails": tails.clamp(min=_LOWEST).cpu().numpy().astype(np.float16),
     }
     if planes := _planes(logits.shape[-1]):
         bits = [(whole >> (16 + plane)) & 1 for plane in range(planes)]

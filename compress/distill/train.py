@@ -3,10 +3,11 @@
     L = Σ divergences + w_hard · CE + w_hidden(step) · L_hidden          means over the learned tokens of a step
     w_hidden(step) = w_hidden · min(1, 3 (1 - step / steps))
 
-AdamW (arXiv 1711.05101) with a linear warm-up and a cosine decay to zero, gradients clipped to norm 1. A step gathers
-gradients over pieces of the batch. Everything but parameters and moments is a function of the step and the seed, so
-that a run that is killed and started again has the loss curve, to the bit, of one that was not. What comes back is the
-state of the best held-out divergence, the start included, or with ``keep: last`` the last one.
+AdamW with a linear warm-up and a cosine decay to zero. A step gathers gradients over pieces of the batch, and over the
+processes that share it (:mod:`~edgepress.compress.distill.processes`). Everything but parameters and moments is a
+function of the step and the seed, so that a run that is killed and started again has the loss curve, to the bit, of one
+that was not. What comes back is the state of the best held-out divergence, the start included, or with ``keep: last``
+the last one; adapters (:mod:`~edgepress.compress.distill.lora`) are merged into it.
 """
 
 from __future__ import annotations
@@ -21,25 +22,23 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from edgepress.compress.distill.config import Loss, Training
 from edgepress.compress.distill.hidden_states import Projectors, hidden_state_loss, uniform_pairs
+from edgepress.compress.distill.lora import add_adapters, merge_adapters
 from edgepress.compress.distill.losses import hard_label_cross_entropy
 from edgepress.compress.distill.on_policy import OnPolicy
-from edgepress.compress.distill.precision import in_bfloat16, multiplying
+from edgepress.compress.distill.precision import CPU, in_bfloat16, multiplying
+from edgepress.compress.distill.processes import Processes
 from edgepress.compress.distill.targets import Batch, Targets
 from edgepress.compress.distill.text import Text
 from edgepress.compress.distill.through_head import mean_loss
-from edgepress.compress.distill.trainer_state import Check, Progress, Tensors, TrainerState
+from edgepress.compress.distill.trainable import Trainable
+from edgepress.compress.distill.trainer_state import Check, Progress, TrainerState
 from edgepress.errors import EdgepressError
 from edgepress.progress import progress as progress_bar
 from edgepress.progress import say
-
-_BETAS = (0.9, 0.95)
-_LARGEST_NORM = 1.0
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Trainer:
@@ -54,8 +53,9 @@ class Trainer:
         training: Training,
         teacher_size: tuple[int, int],
         on_policy: OnPolicy | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        """Take a student; its parameters are trained in place.
+        """Take a student, which is trained in place.
 
         Args:
             student: transformers' causal language model, float32.
@@ -65,25 +65,39 @@ class Trainer:
             training: how.
             teacher_size: depth and width of the teacher, for hidden states.
             on_policy: lets the student write some of the text.
+            processes: those that train together, and the device of this one; one on the CPU if not given.
         """
-        self._student, self._targets, self._text = student.eval(), targets, text
+        self._processes = processes or Processes(0, 1, CPU)
+        self._device = self._processes.device
+        self._student, self._targets, self._text = student.eval().to(self._device), targets, text
         self._loss, self._training, self._on_policy = loss, training, on_policy
         self._tokens = torch.from_numpy(text.tokens.astype(np.int64))
         self._learned = torch.from_numpy(text.learned[:, 1:])
         config = student.config
         pairs = uniform_pairs(config.num_hidden_layers, teacher_size[0]) if loss.hidden else ()
         self._projectors = Projectors(pairs, config.hidden_size, teacher_size[1], training.seed)
-        student.requires_grad_(True)
+        self._projectors.to(self._device)
+        if training.lora:
+            add_adapters(student, training.lora, training.seed)
+        else:
+            student.requires_grad_(True)
         if training.checkpointing:
             _keep_no_activations(student)
-        self._optimizer = self._adamw()
+        self._trainable = Trainable({"": student, "projectors.": self._projectors}, training)
+
+    @property
+    def parameters(self) -> int:
+        """How many are trained, those of projectors included."""
+        return sum(value.numel() for value in self._trainable.parameters)
 
     def train(self, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
         """Train to the end, from the saved state where there is one; the student ends in its best state, or the last.
 
+        Of several processes the first alone is left with that student. Adapters are merged.
+
         Args:
             state: where the run is saved.
-            held_out: divergence of the student as it is.
+            held_out: divergence of the student as it is; the first process takes it.
         """
         run = self._resume(state) or self._check(Progress(), state, held_out)
         steps, each = self._training.steps, self._step_tokens
@@ -95,10 +109,12 @@ class Trainer:
                 if run.steps in checks:
                     run = self._check(run, state, held_out)
                     say(_words(run, steps, each))
-                if run.steps % self._training.save_steps == 0 or run.steps == steps:
-                    state.save(run, self._tensors())
-        if self._training.keep == "best":
-            self._restore(state.load_best(run))
+                if self._processes.is_first and (run.steps % self._training.save_steps == 0 or run.steps == steps):
+                    state.save(run, self._trainable.state())
+        if self._processes.is_first and self._training.keep == "best":
+            self._trainable.restore(state.load_best(run))
+        if self._training.lora:
+            merge_adapters(self._student)
         return run
 
     def _timed_step(self, run: Progress) -> Progress:
@@ -112,22 +128,22 @@ class Trainer:
         Args:
             number: of the step, from 0; gives the text and the rates.
         """
-        windows = order(number, self._training.windows_per_step, len(self._tokens), self._training.seed)
+        whole = order(number, self._training.windows_per_step, len(self._tokens), self._training.seed)
+        windows = self._processes.part(whole)
         pieces = np.array_split(windows, -(-len(windows) * self._training.length // self._training.piece_tokens))
-        tokens, learned = self._tokens[torch.from_numpy(windows)], self._learned[torch.from_numpy(windows)]
+        places = torch.from_numpy(windows)
+        tokens, learned = self._tokens[places].to(self._device), self._learned[places].to(self._device)
         if self._on_policy and self._on_policy.applies(number):
             tokens, learned = self._on_policy.rewrite(self._student, tokens, number)
+        learned_in_step = self._processes.total(int(learned.sum()))
         total, start = 0.0, 0
         for piece in (piece for piece in pieces if len(piece)):
             rows = slice(start, start + len(piece))
-            total += self._backward(piece, tokens[rows], learned[rows], int(learned.sum()), number)
+            total += self._backward(piece, tokens[rows], learned[rows], learned_in_step, number)
             start += len(piece)
-        torch.nn.utils.clip_grad_norm_(self._parameters().values(), _LARGEST_NORM)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._training.rate * rate_factor(number, self._training.steps, self._training.warm_up)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return total
+        self._processes.sum_gradients(self._trainable.parameters)
+        self._trainable.step(self._training.rate * rate_factor(number, self._training.steps, self._training.warm_up))
+        return self._processes.total(total)
 
     @property
     def _step_tokens(self) -> int:
@@ -138,19 +154,20 @@ class Trainer:
         windows: NDArray[np.intp],
         tokens: torch.Tensor,
         learned: torch.Tensor,
-        learned_in_step: int,
+        learned_in_step: float,
         number: int,
     ) -> float:
         """Gather the gradients of one piece; its part of the step's loss."""
         batch = self._targets.batch(windows, tokens, learned)
-        with multiplying(in_bfloat16(self._training)):
+        narrow = in_bfloat16(self._training, self._device)
+        with multiplying(narrow, self._device):
             output = self._student.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
         # The token after a state is what the state is to predict.
         hidden, labels = output.last_hidden_state.float()[:, :-1][learned], tokens[:, 1:][learned]
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=self._device)
         if self._loss.of_logits:
             head, of_logits = self._student.lm_head.weight, self._of_logits(batch, labels)
-            loss = mean_loss(hidden, head, of_logits, in_bfloat16=in_bfloat16(self._training))
+            loss = mean_loss(hidden, head, of_logits, in_bfloat16=narrow)
         if weight := self._loss.hidden * hidden_weight(number, self._training.steps):
             ours = [state.float()[:, :-1] for state in output.hidden_states[1:]]
             theirs = [state[:, :-1] for state in batch.states]
@@ -170,56 +187,30 @@ class Trainer:
         return loss
 
     def _check(self, run: Progress, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
-        check = Check(run.steps, run.steps * self._step_tokens, held_out(self._student))
+        divergence = self._processes.from_first(lambda: held_out(self._student))
+        check = Check(run.steps, run.steps * self._step_tokens, divergence)
         if not math.isfinite(check.held_out_kl):
             raise EdgepressError(
                 f"training diverged: the held-out divergence is {check.held_out_kl} after {run.steps} steps; "
                 "lower the rate"
             )
         checked = msgspec.structs.replace(run, checks=(*run.checks, check))
-        if checked.best is check:
-            state.save_best(checked, {name: _numpy(value) for name, value in self._parameters().items()})
+        if checked.best is check and self._processes.is_first:
+            state.save_best(checked, self._trainable.values())
         return checked
 
     def _should_stop(self, run: Progress) -> bool:
         return 0 < self._training.patience <= run.stale
 
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        named = dict(self._student.named_parameters())
-        return named | {f"projectors.{name}": value for name, value in self._projectors.named_parameters()}
-
-    def _adamw(self) -> torch.optim.AdamW:
-        parameters = self._parameters().values()
-        matrices = [value for value in parameters if value.dim() > 1]
-        vectors = [value for value in parameters if value.dim() == 1]
-        groups = [
-            {"params": matrices, "weight_decay": self._training.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self._training.rate, betas=_BETAS, fused=True)
-
-    def _tensors(self) -> Tensors:
-        found = {name: _numpy(value) for name, value in self._parameters().items()}
-        for name, value in self._parameters().items():
-            found |= {f"{name}|{moment}": _numpy(self._optimizer.state[value][moment]) for moment in _MOMENTS}
-        return found
-
     def _resume(self, state: TrainerState) -> Progress | None:
-        saved = state.load()
-        if saved is None:
-            return None
-        run, tensors = saved
-        self._restore(tensors)
-        for name, value in self._parameters().items():
-            moments: dict[str, Any] = {moment: torch.from_numpy(tensors[f"{name}|{moment}"]) for moment in _MOMENTS}
-            self._optimizer.state[value] = moments | {"step": torch.tensor(float(run.steps))}
-        say(f"training goes on after step {run.steps}")
+        """The saved run where there is one; all processes start from what the first one has."""
+        saved = state.load() if self._processes.is_first else None
+        run = self._processes.from_first(lambda: saved[0] if saved else None)
+        if run is not None:
+            self._trainable.resume(run.steps, saved[1] if saved else None)
+            say(f"training goes on after step {run.steps}")
+        self._processes.copy_from_first(self._trainable.tensors)
         return run
-
-    @torch.no_grad()
-    def _restore(self, tensors: Tensors) -> None:
-        for name, value in self._parameters().items():
-            value.copy_(torch.from_numpy(tensors[name]))
 
 
 def order(step: int, each: int, count: int, seed: int) -> NDArray[np.intp]:
@@ -248,11 +239,6 @@ def _keep_no_activations(student: Any) -> None:
     """Layers compute what is inside them again in the backward pass, of which they keep their inputs alone."""
     for layer in student.model.layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-
-
-def _numpy(value: torch.Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = value.detach().numpy()
-    return array
 
 
 def _words(run: Progress, steps: int, step_tokens: int) -> str:

@@ -3,6 +3,8 @@
     step-00000150/   progress.json, state.safetensors: parameters and both moments of Adam after so many steps
     best-00000120/   best.safetensors: parameters of the best check so far
 
+Parameters are those that are trained: with adapters, the adapters alone.
+
 A state appears whole, by a rename, before the one that it replaces is removed: at every moment the newest of those that
 are there is a good one. The order of the text and the learning rate follow from the step and the seed, and need no
 saving.

@@ -12,6 +12,7 @@ Messages are one line: the command line prints them as they are.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 
@@ -41,6 +42,16 @@ class BudgetNotMetError(EdgepressError):
     exit_code = 3
 
 
+def require_installed(module: str, extra: str) -> None:
+    """Say in one line which extra brings an optional dependency that is not there; it is not imported yet.
+
+    Raises:
+        MissingExtraError: the module is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra)
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or say in one line which extra brings it.
 
@@ -50,5 +61,8 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = error.name or module
-        raise MissingExtraError(f"{missing} is not installed; run: pip install 'edgepress[{extra}]'") from error
+        raise _missing(error.name or module, extra) from error
+
+
+def _missing(module: str, extra: str) -> MissingExtraError:
+    return MissingExtraError(f"{module} is not installed; run: pip install 'edgepress[{extra}]'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,10 +21,23 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[[int], None]
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silence(wanted: bool) -> Iterator[None]:
+    """Show and say nothing while the block runs, if wanted: of several processes at one work, one speaks."""
+    before = _silent.set(wanted)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
 
 
 def say(message: str) -> None:
     """One line of information for a person, on stderr so that stdout stays one document."""
+    if _silent.get():
+        return
     Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(message)
 
 
@@ -46,7 +60,8 @@ def progress(label: str, total: int, *, done: int = 0, unit: str = "") -> Iterat
         TimeRemainingColumn(),
         *((_Rate(unit),) if unit else ()),
     )
-    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+    hidden = _silent.get() or not sys.stderr.isatty()
+    bar = Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True)
     with bar:
         task = bar.add_task(label, total=total, completed=done)
         yield lambda units: bar.advance(task, units)

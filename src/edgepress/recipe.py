@@ -238,8 +238,24 @@ def _with_what_exists(message: str, document: dict[str, Any]) -> str:
 
 
 def _section(place: str, document: dict[str, Any]) -> type[msgspec.Struct]:
-    """The record that a place such as ``compress[0]`` or ``bench.depth`` lies in."""
-    if found := re.match(r"compress\[(\d+)\]", place):
+    """The record that a place such as ``compress[0]``, ``compress[1].loss`` or ``bench.depth`` lies in."""
+    first, *names = place.split(".")
+    record = _record_of(first, document)
+    for name in names:
+        record = _held_by(record, name)
+    return record
+
+
+def _held_by(record: type[msgspec.Struct], name: str) -> type[msgspec.Struct]:
+    """The record that a field holds; the one that it is in where it holds none."""
+    described: Any = msgspec.inspect.type_info(record)
+    kinds = [field.type for field in described.fields if field.encode_name == name]
+    each = [one for kind in kinds for one in getattr(kind, "types", (kind,))]
+    return next((one.cls for one in each if isinstance(one, msgspec.inspect.StructType)), record)
+
+
+def _record_of(first: str, document: dict[str, Any]) -> type[msgspec.Struct]:
+    if found := re.fullmatch(r"compress\[(\d+)\]", first):
         name = document["compress"][int(found[1])]["step"]
         return next(step for step in STEPS if step_name(step) == name)
     kinds: dict[str, type[msgspec.Struct]] = {
@@ -249,7 +265,7 @@ def _section(place: str, document: dict[str, Any]) -> type[msgspec.Struct]:
         "bench": Bench,
         "samples": Samples,
     }
-    return kinds.get(re.split(r"[.\[]", place)[0], Recipe)
+    return kinds.get(first, Recipe)
 
 
 def _choices(place: str, document: dict[str, Any]) -> tuple[str, ...]:

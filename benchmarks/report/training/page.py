@@ -106,10 +106,15 @@ def course_facts(record: TrainingRecord, speed: TrainingSpeed | None) -> tuple[t
         ),
     ]
     if speed:
-        threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
-        took = f"{rate(speed.tokens_per_s)} tokens/s, {significant(speed.seconds)} s, {threads}"
-        facts.append(("speed", took))
+        facts.append(
+            ("speed", f"{rate(speed.tokens_per_s)} tokens/s, {significant(speed.seconds)} s, {_on_what(speed)}")
+        )
     return tuple(facts)
+
+
+def _on_what(speed: TrainingSpeed) -> str:
+    each = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}" if speed.device == "cpu" else speed.device
+    return each if speed.processes == 1 else f"{speed.processes} processes with {each} each"
 
 
 def command_line(manifest: Manifest) -> str:

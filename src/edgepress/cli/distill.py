@@ -61,6 +61,8 @@ def distill(
         select=distill_job.select_named(select),
     )
     record = train_student(open_student(teacher), open_student(student) if student else None, job, out)
+    if record is None:  # another process speaks
+        return
     if json:
         print_json(record)
         return

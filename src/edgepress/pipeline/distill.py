@@ -6,6 +6,7 @@ then the output directory holds the state of the training alone, out of sight.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,29 @@ from edgepress.artifact.manifest import MANIFEST_FILE
 from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.report.training import write_training_report
 from edgepress.benchmarks.training_record import SPEED_FILE, TrainingRecord
-from edgepress.compress.distill.config import check_loss
+from edgepress.compress.distill.config import check_loss, check_rank
 from edgepress.compress.distill.shares import sizes_from_shares
 from edgepress.compress.distill.smaller import smaller_size
 from edgepress.compress.distill.text import Text, held_out_windows, read_windows, split, text_digest
 from edgepress.compress.openmp import brief_waits
+from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
-from edgepress.errors import InputError, require
+from edgepress.errors import InputError, require, require_installed
 from edgepress.pipeline.distill_job import Job
 from edgepress.pipeline.distilled_student import finished, tidy, write_student
 from edgepress.pipeline.stages import Output, stage_key
-from edgepress.pipeline.train_student import train_student
-from edgepress.progress import say
+from edgepress.pipeline.train_student import Trained, train_student
+from edgepress.progress import say, silence
 from edgepress.runtime.text import TextCodec
 
 _CALIBRATION_WINDOWS = 32
 _VERSION = 2
 
 
-def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> TrainingRecord:
+def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> TrainingRecord | None:
     """Train a student and write it to ``out``; goes on where a killed run left off.
+
+    Several processes that a launcher has started train it together; the first writes it, and the others have no record.
 
     Args:
         teacher: the model to learn from.
@@ -50,28 +54,44 @@ def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> T
     """
     for drawn_by in ("jinja2", "plotly"):  # refused now and not after the training
         require(drawn_by, "report")
+    if job.settings.train.lora:
+        require_installed("peft", "compress")
     check_loss(job.settings.loss, job.settings.train, teacher.spec.vocab)
     if student is not None:
         check_same_vocabulary(teacher, student)
-    train, held_out = _texts(teacher, job)
+        check_rank(job.settings.train.lora, expected_shapes(student.spec, student.config))
+    texts = _texts(teacher, job)
     with brief_waits():
-        start = _start(teacher, job, train) if student is None else student
-        key = _key(teacher, start, job)
-        output = Output(out)
-        with output.claim():
-            if done := finished(out, key):
-                say("student: up to date")
+        from edgepress.compress.distill.processes import joined
+
+        with joined() as processes, silence(not processes.is_first):
+            start = student or processes.after_first(partial(_start, teacher, job, texts[0]))
+            key = _key(teacher, start, job)
+            state = out / ".edgepress" / f"training-{key[:16]}"
+            train = partial(
+                train_student, teacher, start, job.settings, *texts, state,
+                begun=_begun(job, student), processes=processes,
+            )  # fmt: skip
+            if not processes.is_first:
+                if not processes.from_first(lambda: True):
+                    train()
+                return None
+            with Output(out).claim():
+                done = finished(out, key)
+                if processes.from_first(lambda: done is not None):
+                    say("student: up to date")
+                else:
+                    say(f"text: {texts[0].tokens.size:,} tokens to train on, {texts[1].tokens.size:,} held out")
+                    (out / MANIFEST_FILE).unlink(missing_ok=True)
+                    done = _write(teacher, start, job, key, out, train())
                 tidy(out)
                 write_training_report(out)
-                return done
-            say(f"text: {train.tokens.size:,} tokens to train on, {held_out.tokens.size:,} held out")
-            (out / MANIFEST_FILE).unlink(missing_ok=True)
-            state = out / ".edgepress" / f"training-{key[:16]}"
-            trained = train_student(teacher, start, job.settings, train, held_out, state, begun=_begun(job, student))
-            write_atomically(out / SPEED_FILE, msgspec.json.format(msgspec.json.encode(trained.speed), indent=2))
-            write_student(teacher, start, job, key, out, trained.record, trained.tensors)
-            tidy(out)
-            write_training_report(out)
+    return done
+
+
+def _write(teacher: Student, start: WeightSource, job: Job, key: str, out: Path, trained: Trained) -> TrainingRecord:
+    write_atomically(out / SPEED_FILE, msgspec.json.format(msgspec.json.encode(trained.speed), indent=2))
+    write_student(teacher, start, job, key, out, trained.record, trained.tensors)
     return trained.record
 
 
@@ -118,6 +138,7 @@ def _start(teacher: Student, job: Job, text: Text) -> WeightSource:
     from edgepress.compress.distill.weight_selection import SelectedWeights
 
     size = smaller_size(teacher, _sizes(teacher, job), job.layers)
+    check_rank(job.settings.train.lora, expected_shapes(size.spec, size.config))
     if job.select == "random":
         return RandomWeights(teacher, size, job.settings.train.seed)
     windows = text.tokens[:_CALIBRATION_WINDOWS]

@@ -18,11 +18,12 @@ from edgepress.artifact.hf_config import with_shapes
 from edgepress.benchmarks.report.numerals import significant
 from edgepress.benchmarks.training_record import RECORD_FILE, TrainingRecord
 from edgepress.compress.calibrate.tokens import calibration_windows, require_file
-from edgepress.compress.distill.config import DistillStep, check_loss
+from edgepress.compress.distill.config import DistillStep, check_loss, check_rank
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.quantize.layers import copy_tokenizer
+from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
-from edgepress.errors import InputError
+from edgepress.errors import InputError, require_installed
 from edgepress.pipeline.distill_job import Settings
 from edgepress.progress import say
 from edgepress.recipe import Recipe
@@ -32,11 +33,16 @@ def check_healing(student: Student, recipe: Recipe) -> None:
     """Refuse what cannot be trained, before any work.
 
     Raises:
-        InputError: a loss that the teacher's cache cannot give, a text that is not there, or too little of it.
+        InputError: a loss that the teacher's cache cannot give, adapters of a higher rank than a matrix, a text that is
+            not there, or too little of it.
+        MissingExtraError: adapters, and peft is not installed.
     """
     for step in recipe.healing:
         length = _length(student, step, recipe)
         check_loss(step.loss, step.training(length, recipe.calibration.seed), student.spec.vocab)
+        check_rank(step.lora, expected_shapes(student.spec, student.config))
+        if step.lora:
+            require_installed("peft", "compress")
         for name in step.files:
             require_file("distill: files", name)
         if step.files and step.length > student.spec.context:

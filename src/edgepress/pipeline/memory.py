@@ -7,7 +7,7 @@ from math import prod
 
 from edgepress.artifact.families import EMBEDDING, LAYER
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
-from edgepress.compress.distill.config import DistillStep
+from edgepress.compress.distill.config import DistillStep, Lora
 from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.student.student import Student
 from edgepress.recipe import Recipe
@@ -111,14 +111,23 @@ def _writing_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> int:
 
 
 def _healing_memory(student: Student, step: DistillStep) -> int:
-    """Parameters, gradients, both moments and the best parameters in float32, the teacher where it runs alongside; what
-    a piece of a batch leaves for the backward pass; logits of some tokens. Counted before pruning, which makes it less.
+    """Parameters, and of what is trained gradients, both moments and the best so far, in float32; the teacher where it
+    runs alongside; what a piece of a batch leaves for the backward pass; logits of some tokens. Counted before pruning,
+    which makes it less.
     """
-    spec, copies = student.spec, 5 if step.top_k else 6
+    spec, models = student.spec, 1 if step.top_k else 2
+    trained = _adapters(student, step.lora) if step.lora else student.parameters
+    floats = models * student.parameters + (5 if step.lora else 4) * trained
     widest = max(entry.ffn for entry in spec.layers)
     piece = min(step.training(step.length, 0).piece_tokens, step.batch_tokens)
     kept = 4 * piece * spec.depth * (6 * widest + 14 * spec.hidden)
-    return 4 * copies * student.parameters + kept + 24 * _TOKENS_OF_LOGITS * spec.vocab + _WORKSPACE_BYTES
+    return 4 * floats + kept + 24 * _TOKENS_OF_LOGITS * spec.vocab + _WORKSPACE_BYTES
+
+
+def _adapters(student: Student, lora: Lora) -> int:
+    """Parameters of the adapters: of each matrix of the layers, rank times its rows and columns."""
+    shapes = [student.shape(name) for name in student.names if name.startswith(LAYER.partition("{")[0])]
+    return sum(lora.rank * sum(shape) for shape in shapes if len(shape) == 2)
 
 
 def _training_memory(student: Student, recipe: Recipe, length: int) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from one_core import one_core  # noqa: F401
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgepress.compress.distill import through_head
 from edgepress.compress.distill.hidden_states import Projectors, hidden_state_loss, uniform_pairs
@@ -168,6 +170,31 @@ def test_a_loss_through_the_head_has_the_gradients_of_all_logits_at_once(
         torch.autograd.grad(3 * pieces, (hidden, head)), torch.autograd.grad(3 * whole, (hidden, head)), strict=True
     ):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-14)
+
+
+def test_a_frozen_head_costs_no_product_and_changes_nothing_else() -> None:
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(20, 8, generator=rng, requires_grad=True)
+    head = torch.randn(VOCAB, 8, generator=rng)
+    teacher = logits(13, 20).float()
+
+    class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        seen: ClassVar[list[torch.Size]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                self.seen.append(found.shape)
+            return found
+
+    def gradient(frozen: bool) -> torch.Tensor:
+        loss = mean_loss(hidden, head.detach().requires_grad_(not frozen), lambda z, rows: kl(z, teacher[rows]))
+        return torch.autograd.grad(loss, hidden)[0]
+
+    whole = gradient(frozen=False)
+    with Shapes() as shapes:  # type: ignore[no-untyped-call]
+        assert torch.equal(gradient(frozen=True), whole)
+    assert sum(shape == head.shape for shape in shapes.seen) <= 1  # the head itself, detached
 
 
 def test_gradients_in_bfloat16_point_where_exact_ones_do() -> None:

@@ -1,0 +1,5 @@
+"""``python -m edgepress``, which launchers of several processes start."""
+
+from edgepress.cli import main
+
+main()
