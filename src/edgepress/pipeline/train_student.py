@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +30,19 @@ class Trained(NamedTuple):
 
 
 def train_student(
-    teacher: Student, start: WeightSource, settings: Settings, text: Text, held_out: Text, state: Path, *, begun: str
+    teacher: Student | None,
+    start: WeightSource,
+    settings: Settings,
+    text: Text,
+    held_out: Text,
+    state: Path,
+    *,
+    begun: str,
 ) -> Trained:
     """Train, from the saved state where there is one.
 
     Args:
-        teacher: the model to learn from.
+        teacher: the model to learn from; None learns the text alone, and is judged by it.
         start: the student's weights before.
         settings: loss and training.
         text, held_out: to train on and to judge by, windows of one length.
@@ -44,22 +52,22 @@ def train_student(
     Raises:
         EdgepressError: the training diverged.
     """
-    from edgepress.compress.distill.held_out import HeldOut
     from edgepress.compress.distill.on_policy import OnPolicy
     from edgepress.compress.distill.train import Trainer
     from edgepress.compress.distill.trainer_state import TrainerState
     from edgepress.runtime.torch_reference import load_model
 
-    targets, judge = _targets(teacher, text, settings.loss, settings.train), HeldOut(teacher, held_out)
+    targets, judge = _targets(teacher, text, settings.loss, settings.train), _judge(teacher, held_out)
     student = load_model(start)
     say(f"student: {sum(value.numel() for value in student.parameters()):,} parameters")
-    size = teacher.spec.depth, teacher.spec.hidden
+    size = (teacher or start).spec.depth, (teacher or start).spec.hidden
     writer = OnPolicy(settings.train, TextCodec(start.tokenizer_dir).stop_ids) if settings.train.on_policy else None
     trainer = Trainer(student, targets, text, settings.loss, settings.train, size, writer)
-    run = trainer.train(TrainerState(state), judge.divergence)
+    judged_by = "divergence" if teacher else "cross-entropy"
+    run = trainer.train(TrainerState(state), judge, judged_by)
     tensors = {name: student.get_parameter(name).detach().numpy() for name in start.names}
     record = TrainingRecord(
-        teacher=_size(teacher.spec, teacher.parameters),
+        teacher=_size(teacher.spec, teacher.parameters) if teacher else None,
         student=_size(start.spec, sum(values.size for values in tensors.values())),
         start=begun,
         training_tokens=run.checks[-1].tokens,
@@ -68,7 +76,8 @@ def train_student(
         held_out_tokens=int(held_out.learned[:, 1:].sum()),
         losses=run.losses,
         kept=settings.train.keep,
-        checks=tuple(Check(check.tokens, check.held_out_kl) for check in run.checks),
+        checks=tuple(Check(check.tokens, check.held_out) for check in run.checks),
+        judge="kl" if teacher else "cross_entropy",
     )
     return Trained(record, _speed(run, record), tensors)
 
@@ -89,13 +98,19 @@ def _size(spec: ModelSpec, parameters: int) -> ModelSize:
     return ModelSize(parameters=parameters, layers=spec.depth, hidden=spec.hidden, ffn=widest)
 
 
-def _targets(teacher: Student, text: Text, loss: Loss, training: Training) -> Any:
+def _judge(teacher: Student | None, held_out: Text) -> Callable[[Any], float]:
+    from edgepress.compress.distill.held_out import HeldOut, HeldOutWords
+
+    return HeldOut(teacher, held_out).divergence if teacher else HeldOutWords(held_out).cross_entropy
+
+
+def _targets(teacher: Student | None, text: Text, loss: Loss, training: Training) -> Any:
     from edgepress.compress.distill.precision import in_bfloat16
     from edgepress.compress.distill.targets import CachedTargets, TeacherAlongside, TextOnly
     from edgepress.compress.distill.teacher_cache import TeacherCache
     from edgepress.runtime.torch_reference import load_model
 
-    if not loss.needs_teacher:
+    if teacher is None or not loss.needs_teacher:
         return TextOnly()
     if not training.top_k:
         return TeacherAlongside(load_model(teacher), loss, in_bfloat16=in_bfloat16(training))
