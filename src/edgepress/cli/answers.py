@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgepress.cli.app import Engine, Json, Threads, app, print_json
+from edgepress.errors import InputError
 from edgepress.progress import say
 
 Prompts = Annotated[
@@ -62,9 +64,14 @@ def answers(
 ) -> None:
     """Ask a teacher that answers in text, and keep what a student can learn from; goes on where it was."""
     from edgepress.compress.distill.answers import Filter
-    from edgepress.pipeline.answers import AnswersJob, Sampling
+    from edgepress.pipeline.answers import AnswersJob
     from edgepress.pipeline.answers import answers as ask
     from edgepress.pipeline.teacher import TeacherChoice
+    from edgepress.runtime.answering import Sampling
+
+    for option, value in (("--temperature", temperature), ("--timeout", timeout), ("--near", near)):
+        if not math.isfinite(value):
+            raise InputError(f"{option} {value}: wanted a number")
 
     choice = TeacherChoice(
         name=teacher,
