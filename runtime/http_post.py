@@ -58,7 +58,7 @@ class JsonPost:
         self.url = url
         self._parts = checked_url(url)
         self._key, self._timeout_s, self._first_wait_s = key, timeout_s, first_wait_s
-        self._given_up = threading.Event()
+        self._given_up, self._said = threading.Event(), ""
 
     def __call__(self, document: Any) -> Reply:
         """Post a document; the reply may have any status that another try would not change.
@@ -137,7 +137,10 @@ class JsonPost:
                 f"{self.url}: {setback.reason}, and asks to wait {wait_s:.0f} s; what was answered is kept: run the "
                 "same command then to go on"
             )
-        say(f"{self.url}: {setback.reason}; try {number + 1} of {_TRIES} in {wait_s:.3g} s")
+        note = f"{self.url}: {setback.reason}; try {number + 1} of {_TRIES} in {wait_s:.3g} s"
+        if note != self._said:  # several requests often meet with the same
+            self._said = note
+            say(note)
         if self._given_up.wait(wait_s):
             raise EdgepressError(f"{self.url}: {setback.reason}; given up")
 

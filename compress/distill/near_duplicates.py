@@ -72,7 +72,7 @@ def _hashed(words: Hashes, size: int) -> Hashes:
     """Hashes of all runs of ``size`` words, or of the whole where it is shorter; none of no words."""
     size = min(size, len(words))
     runs = len(words) - size + 1 if size else 0
-    value = np.full(runs, size, np.uint64)
+    value = np.zeros(runs, np.uint64)
     for place in range(size):
         value = _mixed(value ^ words[place : place + runs])
     return value
