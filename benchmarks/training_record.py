@@ -13,13 +13,14 @@ from edgepress.runtime.environment import Machine
 
 RECORD_FILE = "distillation.json"
 SPEED_FILE = "measurements/speed.json"
+Judge = Literal["kl", "cross_entropy"]
 
 
 class Check(msgspec.Struct, frozen=True):
-    """The held-out divergence in nats per token, after some tokens."""
+    """What the judge said after some tokens, in nats per held-out token; less is better."""
 
     tokens: int
-    held_out_kl: float
+    held_out: float
 
 
 class ModelSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,17 +35,20 @@ class ModelSize(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a distillation brought.
 
+    teacher           None where there was none, and text alone was learned
     start             how the student began, in words
     training_tokens   trained on, repetitions counted
     text_tokens       of them different ones
     step_tokens       read in a step
     held_out_tokens   judged by
     losses            of each step, nats per learned token
-    checks            held-out divergences; the first is the start's
+    checks            on held-out text; the first is the start's
     kept              the student is the state of the check with the smallest, or of the last one
+    judge             what the checks are: the KL divergence from the teacher, or without one the cross-entropy with
+                      the text's own tokens
     """
 
-    teacher: ModelSize
+    teacher: ModelSize | None
     student: ModelSize
     start: str
     training_tokens: int
@@ -54,11 +58,12 @@ class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     losses: tuple[float, ...]
     checks: tuple[Check, ...]
     kept: Literal["best", "last"] = "best"
+    judge: Judge = "kl"
 
     @property
     def taken(self) -> Check:
         """The check that the student is from."""
-        return self.checks[-1] if self.kept == "last" else min(self.checks, key=lambda check: check.held_out_kl)
+        return self.checks[-1] if self.kept == "last" else min(self.checks, key=lambda check: check.held_out)
 
 
 class TrainingSpeed(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,8 +90,8 @@ def train(arguments: argparse.Namespace, way: str, seed: int) -> Outcome:
 
 def share_of_tokens(quick: TrainingRecord, slow: TrainingRecord) -> float:
     """Share of the tokens after which one run is, by its checks, where the other ends; above 1 where it never is."""
-    goal = slow.checks[-1].held_out_kl
-    there = [check.tokens for check in quick.checks if check.held_out_kl <= goal]
+    goal = slow.checks[-1].held_out
+    there = [check.tokens for check in quick.checks if check.held_out <= goal]
     return there[0] / slow.checks[-1].tokens if there else float("inf")
 
 
@@ -101,7 +101,7 @@ def curves(outcomes: Sequence[Outcome]) -> str:
     of = {way: [outcome.record.checks for outcome in outcomes if outcome.way == way] for way in ways}
     rows = []
     for place, check in enumerate(of[ways[0]][0]):
-        values = [[checks[place].held_out_kl for checks in of[way]] for way in ways]
+        values = [[checks[place].held_out for checks in of[way]] for way in ways]
         rows.append([f"{check.tokens:,}", *(_mean(each) for each in values)])
     speeds = [[o.speed.tokens_per_s for o in outcomes if o.way == way] for way in ways]
     rows.append(["tokens/s", *(f"{np.mean(each):,.0f}" for each in speeds)])

@@ -15,7 +15,7 @@ from edgepress.errors import InputError
 
 _Sequence = TypeVar("_Sequence", str, list[str])
 NGRAM_WORDS = 13
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 
 
 def shared_ngrams(one: str, other: str, size: int = NGRAM_WORDS) -> list[str]:
@@ -43,8 +43,8 @@ def refuse_overlap(calibration: Iterable[str], evaluation: Iterable[str], remedy
 
 
 def _ngrams(text: str, size: int) -> set[str]:
-    words = [word for word in re.findall(rf"[^\W{_UNSPACED}]+", text.lower()) if word != "unk"]
-    signs = "".join(re.findall(rf"[{_UNSPACED}]", text))
+    words = [word for word in re.findall(rf"[^\W{UNSPACED}]+", text.lower()) if word != "unk"]
+    signs = "".join(re.findall(rf"[{UNSPACED}]", text))
     return {" ".join(part) for part in _runs(words, size)} | set(_runs(signs, 2 * size))
 
 

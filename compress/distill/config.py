@@ -73,7 +73,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     top_k          tokens of the teacher's cache; 0 runs the teacher alongside
     rate           the highest learning rate of AdamW, after ``warm_up``, a share of the steps, and before a cosine to 0
     weight_decay   of matrices, not of gains and biases
-    checks         how often the held-out divergence is taken, evenly over the run
+    checks         how often the student is judged on held-out text, evenly over the run: by the divergence from the
+                   teacher, or without one by the cross-entropy
     patience       checks without a better one before the run ends; 0 runs to the end
     keep           the student is the state of the best check, or the last; checks take the KL divergence on text, which
                    says little about a student that is trained by another one or on what it writes
@@ -200,6 +201,24 @@ def check_rank(lora: Lora | None, shapes: Mapping[str, tuple[int, ...]]) -> None
         raise InputError(
             f"lora.rank: {lora.rank} is more than {smallest} of {rows} × {columns} has; take {most} or less"
         )
+
+
+def check_without_teacher(loss: Loss, training: Training) -> None:
+    """Refuse what only a teacher can give, where there is none.
+
+    Raises:
+        InputError: says which part of the loss, or which setting.
+    """
+    parts = ", ".join(name for name in ("kl", "reverse_kl", "jsd", "hidden") if getattr(loss, name))
+    if parts:
+        raise InputError(
+            f"loss: {parts} needs a teacher, and none is given; give --teacher, or learn the text's own words alone "
+            "(--settings black_box, or loss: {kl: 0, hard_labels: 1})"
+        )
+    if training.on_policy:
+        raise InputError("train.on_policy: only a teacher can say what the student should have written; give --teacher")
+    if not loss.hard_labels:
+        raise InputError("loss: all weights are 0; without a teacher, give hard_labels a weight")
 
 
 def _check_on_policy(loss: Loss, training: Training) -> None:

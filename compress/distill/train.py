@@ -90,16 +90,17 @@ class Trainer:
         """How many are trained, those of projectors included."""
         return sum(value.numel() for value in self._trainable.parameters)
 
-    def train(self, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
+    def train(self, state: TrainerState, held_out: Callable[[Any], float], judged_by: str = "divergence") -> Progress:
         """Train to the end, from the saved state where there is one; the student ends in its best state, or the last.
 
         Of several processes the first alone is left with that student. Adapters are merged.
 
         Args:
             state: where the run is saved.
-            held_out: divergence of the student as it is; the first process takes it.
+            held_out: judges the student as it is, in nats, less is better; the first process takes it.
+            judged_by: what that is, for messages.
         """
-        run = self._resume(state) or self._check(Progress(), state, held_out)
+        run = self._resume(state) or self._check(Progress(), state, held_out, judged_by)
         steps, each = self._training.steps, self._step_tokens
         checks = {round(steps * (part + 1) / self._training.checks) for part in range(self._training.checks)}
         with progress_bar("distil", steps * each, done=run.steps * each, unit="tokens") as advance:
@@ -107,8 +108,8 @@ class Trainer:
                 run = self._timed_step(run)
                 advance(each)
                 if run.steps in checks:
-                    run = self._check(run, state, held_out)
-                    say(_words(run, steps, each))
+                    run = self._check(run, state, held_out, judged_by)
+                    say(_words(run, steps, each, judged_by))
                 if self._processes.is_first and (run.steps % self._training.save_steps == 0 or run.steps == steps):
                     state.save(run, self._trainable.state())
         if self._processes.is_first and self._training.keep == "best":
@@ -186,12 +187,12 @@ class Trainer:
 
         return loss
 
-    def _check(self, run: Progress, state: TrainerState, held_out: Callable[[Any], float]) -> Progress:
-        divergence = self._processes.from_first(lambda: held_out(self._student))
-        check = Check(run.steps, run.steps * self._step_tokens, divergence)
-        if not math.isfinite(check.held_out_kl):
+    def _check(self, run: Progress, state: TrainerState, held_out: Callable[[Any], float], judged_by: str) -> Progress:
+        found = self._processes.from_first(lambda: held_out(self._student))
+        check = Check(run.steps, run.steps * self._step_tokens, found)
+        if not math.isfinite(check.held_out):
             raise EdgepressError(
-                f"training diverged: the held-out divergence is {check.held_out_kl} after {run.steps} steps; "
+                f"training diverged: the held-out {judged_by} is {check.held_out} after {run.steps} steps; "
                 "lower the rate"
             )
         checked = msgspec.structs.replace(run, checks=(*run.checks, check))
@@ -241,9 +242,9 @@ def _keep_no_activations(student: Any) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def _words(run: Progress, steps: int, step_tokens: int) -> str:
+def _words(run: Progress, steps: int, step_tokens: int, judged_by: str) -> str:
     check, rate = run.checks[-1], run.steps * step_tokens / max(run.seconds, 1e-9)
     return (
         f"step {run.steps} of {steps}, {check.tokens:,} tokens: loss {run.losses[-1]:.4f}, "
-        f"held-out divergence {check.held_out_kl:.4f}, {rate:,.0f} tokens/s"
+        f"held-out {judged_by} {check.held_out:.4f}, {rate:,.0f} tokens/s"
     )

@@ -31,11 +31,11 @@ _PROGRESS, _STATE, _BEST = "progress.json", "state.safetensors", "best.safetenso
 
 
 class Check(msgspec.Struct, frozen=True):
-    """The held-out divergence in nats per token after some steps."""
+    """What the judge said after some steps, in nats per held-out token; less is better."""
 
     step: int
     tokens: int
-    held_out_kl: float
+    held_out: float
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +52,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> Check:
-        """The check with the smallest divergence; the first of equal ones."""
-        return min(self.checks, key=lambda check: check.held_out_kl)
+        """The check that the judge likes best; the first of equal ones."""
+        return min(self.checks, key=lambda check: check.held_out)
 
     @property
     def stale(self) -> int:

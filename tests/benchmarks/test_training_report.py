@@ -74,6 +74,17 @@ def test_sizes_speed_and_best_state_are_told(tmp_path: Path) -> None:
     assert "--start sizes.json --select importance --text 'novels & <plays>.txt'" in found.texts["commands"]
 
 
+def test_without_a_teacher_the_judge_is_a_cross_entropy_and_there_is_one_size(tmp_path: Path) -> None:
+    alone = msgspec.structs.replace(RECORD, teacher=None, judge="cross_entropy")
+    found = page(tmp_path, alone, sizes=None)
+    assert found.row("sizes-table", "student: tiny student")[1:] == ["5,000,000", "10.0", "4", "320", "750"]
+    assert numbers(found.texts["headline"]) == pytest.approx([5.0, 0.3125, 4.0], rel=0.005)
+    assert "cross-entropy" in str(found.figure("held-out")[1]["yaxis"])
+    assert "--teacher" not in found.texts["commands"]
+    assert "teacher: " not in found.visible
+    assert "divergence" not in found.visible
+
+
 def test_nothing_is_fetched(tmp_path: Path) -> None:
     found = page(tmp_path)
     assert [link for link in found.links if not link.startswith(("#", "data:,"))] == []

@@ -1,4 +1,4 @@
-"""The course of a training: the loss of every step with its running mean, and the divergence on held-out text."""
+"""The course of a training: the loss of every step with its running mean, and what the judge says on held-out text."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def loss_curve(record: TrainingRecord) -> Figure:
 
 
 def held_out_curve(record: TrainingRecord) -> Figure:
-    """Held-out divergence by tokens; a ring around the state that the student is."""
-    values = [check.held_out_kl for check in record.checks]
+    """Held-out divergence, or cross-entropy, by tokens; a ring around the state that the student is."""
+    values = [check.held_out for check in record.checks]
     curve = {
         "type": "scatter",
         "mode": "lines+markers",
@@ -56,12 +56,13 @@ def held_out_curve(record: TrainingRecord) -> Figure:
         "type": "scatter",
         "mode": "markers",
         "x": [record.taken.tokens],
-        "y": [record.taken.held_out_kl],
+        "y": [record.taken.held_out],
         "marker": {"color": GREY, "size": 16, "symbol": "circle-open", "line": {"width": 2}},
         "hoverinfo": "skip",
         "cliponaxis": False,
     }
-    return _drawn([curve, best], values, "held-out KLD, nats per token")
+    judged_by = "KLD" if record.judge == "kl" else "cross-entropy"
+    return _drawn([curve, best], values, f"held-out {judged_by}, nats per token")
 
 
 def running_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:

@@ -22,6 +22,10 @@ from edgepress.benchmarks.training_record import RECORD_FILE, SPEED_FILE, ModelS
 from edgepress.errors import InputError
 
 REPORT_FILE = "report.html"
+JUDGES = {
+    "kl": "Mean KL divergence from the teacher over the whole vocabulary",
+    "cross_entropy": "Mean cross-entropy with the text's own tokens",
+}
 Kind = TypeVar("Kind")
 
 
@@ -48,38 +52,51 @@ def _texts(manifest: Manifest, record: TrainingRecord, speed: TrainingSpeed | No
         "version": __version__,
         "colour": COLOUR,
         "title": manifest.name,
-        "origin": f"distilled from {manifest.lineage.student}; began as {record.start}",
+        "origin": origin(manifest, record),
         "headline": headline(record),
         "sizes": sizes_table(manifest, record),
         "course": course_facts(record, speed),
         "speed": speed,
         "chosen": record.kept == "best",
+        "judged_by": JUDGES[record.judge],
+        "has_teacher": record.teacher is not None,
         "texts": recipe["distill"]["text"],
         "held_out": recipe["distill"]["held_out"],
         "settings": yaml.safe_dump(recipe["distill"]["settings"], sort_keys=False).rstrip(),
         "start": yaml.safe_dump(recipe["distill"]["sizes"]).rstrip() if recipe["distill"]["sizes"] else "",
-        "command": command_line(manifest),
+        "command": command_line(manifest, record),
         "identity": identity_facts(manifest),
         "machine": machine_facts(speed.machine) if speed else (),
         "files": manifest.files,
     }
 
 
+def origin(manifest: Manifest, record: TrainingRecord) -> str:
+    """Where the student comes from."""
+    if record.teacher is None:
+        return f"trained on text, without a teacher's weights; began as {record.start}"
+    return f"distilled from {manifest.lineage.student}; began as {record.start}"
+
+
 def headline(record: TrainingRecord) -> str:
     """What came of it, in a sentence."""
-    student, teacher, best, first = record.student, record.teacher, record.taken, record.checks[0]
-    share = f"{student.parameters / 1e6:.3g} M parameters, {100 * student.parameters / teacher.parameters:.0f} %"
+    best, first = record.taken, record.checks[0]
+    size = f"{record.student.parameters / 1e6:.3g} M parameters"
+    if record.teacher is not None:
+        size += f", {100 * record.student.parameters / record.teacher.parameters:.0f} % of the teacher's"
     if best == first:
-        return f"{share} of the teacher's; training brought nothing, the student is as it began."
+        return f"{size}; training brought nothing, the student is as it began."
+    what = "it diverges from the teacher by" if record.judge == "kl" else "its cross-entropy is"
     return (
-        f"{share} of the teacher's. On text held out it diverges from the teacher by {significant(best.held_out_kl)} "
-        f"nats per token, {significant(first.held_out_kl)} before the training."
+        f"{size}. On text held out {what} {significant(best.held_out)} nats per token, "
+        f"{significant(first.held_out)} before the training."
     )
 
 
 def sizes_table(manifest: Manifest, record: TrainingRecord) -> Table:
-    """Teacher and student side by side."""
-    models = ((f"teacher: {manifest.lineage.student}", record.teacher), (f"student: {manifest.name}", record.student))
+    """Teacher, where there is one, and student side by side."""
+    models = [(f"teacher: {manifest.lineage.student}", record.teacher)] if record.teacher is not None else []
+    models = [*models, (f"student: {manifest.name}", record.student)]
     bytes_each = megabytes_column([2 * model.parameters for _, model in models])
     rows = [
         Row(name=label, cells=(whole(model.parameters), size, *_shape(model)))
@@ -117,10 +134,10 @@ def _on_what(speed: TrainingSpeed) -> str:
     return each if speed.processes == 1 else f"{speed.processes} processes with {each} each"
 
 
-def command_line(manifest: Manifest) -> str:
+def command_line(manifest: Manifest, record: TrainingRecord) -> str:
     """The command, for a shell in which ``settings.yaml`` and ``sizes.json`` hold what the page shows."""
     job = manifest.lineage.recipe["distill"]
-    named = [("--teacher", manifest.lineage.student_source)]
+    named = [("--teacher", manifest.lineage.student_source)] if record.teacher is not None else []
     if job["sizes"]:
         named += [("--start", "sizes.json"), ("--select", job["select"])]
     else:

@@ -53,6 +53,7 @@ def root(
 # The commands register themselves on import; the order here is the order of --help.
 # isort: off
 from edgepress.cli import make  # noqa: E402, F401
+from edgepress.cli import answers  # noqa: E402, F401
 from edgepress.cli import distill  # noqa: E402, F401
 from edgepress.cli import encoder  # noqa: E402, F401
 from edgepress.cli import edge_llm  # noqa: E402, F401

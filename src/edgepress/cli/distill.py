@@ -11,6 +11,10 @@ import typer
 from edgepress.cli.app import Json, app, print_json
 from edgepress.errors import InputError
 
+TeacherName = Annotated[
+    str | None,
+    typer.Option("--teacher", "-t", help="The model to learn from, named like a STUDENT; default: the text alone."),
+]
 Texts = Annotated[
     list[str], typer.Option("--text", help="Text file, or JSONL of {text} or {messages}; may be given more than once.")
 ]
@@ -21,15 +25,16 @@ SelectName = Annotated[
     str, typer.Option("--select", help="What --start takes: importance, uniform or random (numbers, for comparison).")
 ]
 SettingsName = Annotated[
-    str | None, typer.Option("--settings", help="Shipped settings (small), or a .yaml with start, loss and train.")
+    str | None,
+    typer.Option("--settings", help="Shipped settings (small, black_box), or a .yaml with start, loss and train."),
 ]
 
 
 @app.command()
 def distill(
-    teacher: Annotated[str, typer.Option("--teacher", "-t", help="The model to learn from, named like a STUDENT.")],
     text: Texts,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output directory: the student, a Hugging Face model.")],
+    teacher: TeacherName = None,
     student: Annotated[str | None, typer.Option("--student", "-s", help="The student to train.")] = None,
     start: Sizes = None,
     select: SelectName = "importance",
@@ -41,7 +46,7 @@ def distill(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a student, or heal one, towards a teacher's next-token distributions."""
+    """Train a student, or heal one, towards a teacher's distributions; or on its words alone."""
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline import distill_job
     from edgepress.pipeline.distill import distill as train_student
@@ -60,15 +65,17 @@ def distill(
         sizes=distill_job.read_start(start) if start else None,
         select=distill_job.select_named(select),
     )
-    record = train_student(open_student(teacher), open_student(student) if student else None, job, out)
+    opened = open_student(teacher) if teacher is not None else None
+    record = train_student(opened, open_student(student) if student is not None else None, job, out)
     if record is None:  # another process speaks
         return
     if json:
         print_json(record)
         return
     print(f"student: {out}  {record.student.parameters:,} parameters, {record.training_tokens:,} tokens")
+    judged_by = "divergence from the teacher" if record.judge == "kl" else "cross-entropy"
     print(
-        f"held-out divergence from the teacher: {record.checks[0].held_out_kl:.4f} at the start, "
-        f"{record.taken.held_out_kl:.4f} after {record.taken.tokens:,} tokens"
+        f"held-out {judged_by}: {record.checks[0].held_out:.4f} at the start, "
+        f"{record.taken.held_out:.4f} after {record.taken.tokens:,} tokens"
     )
     print(f"report: {out / 'report.html'}")

@@ -1,5 +1,7 @@
 """``edgepress distill``: a teacher and text become a student, a Hugging Face directory that every command takes.
 
+Without a teacher the text is all there is to learn: what one that only answers has written.
+
 The student's files are written when the training is done, ``config.json`` after the weights, the manifest last. Until
 then the output directory holds the state of the training alone, out of sight.
 """
@@ -17,7 +19,7 @@ from edgepress.artifact.manifest import MANIFEST_FILE
 from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.report.training import write_training_report
 from edgepress.benchmarks.training_record import SPEED_FILE, TrainingRecord
-from edgepress.compress.distill.config import check_loss, check_rank
+from edgepress.compress.distill.config import check_loss, check_rank, check_without_teacher
 from edgepress.compress.distill.shares import sizes_from_shares
 from edgepress.compress.distill.smaller import smaller_size
 from edgepress.compress.distill.text import Text, held_out_windows, read_windows, split, text_digest
@@ -33,16 +35,16 @@ from edgepress.progress import say, silence
 from edgepress.runtime.text import TextCodec
 
 _CALIBRATION_WINDOWS = 32
-_VERSION = 2
+_VERSION = 3
 
 
-def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> TrainingRecord | None:
+def distill(teacher: Student | None, student: Student | None, job: Job, out: Path) -> TrainingRecord | None:
     """Train a student and write it to ``out``; goes on where a killed run left off.
 
     Several processes that a launcher has started train it together; the first writes it, and the others have no record.
 
     Args:
-        teacher: the model to learn from.
+        teacher: the model to learn from; None learns the text's own words alone.
         student: where to start; None takes ``job.sizes`` of the teacher.
         job: what else is to be done.
         out: output directory.
@@ -56,16 +58,15 @@ def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> T
         require(drawn_by, "report")
     if job.settings.train.lora:
         require_installed("peft", "compress")
-    check_loss(job.settings.loss, job.settings.train, teacher.spec.vocab)
+    reader = _checked(teacher, student, job)
     if student is not None:
-        check_same_vocabulary(teacher, student)
         check_rank(job.settings.train.lora, expected_shapes(student.spec, student.config))
-    texts = _texts(teacher, job)
+    texts = _texts(reader, job)
     with brief_waits():
         from edgepress.compress.distill.processes import joined
 
         with joined() as processes, silence(not processes.is_first):
-            start = student or processes.after_first(partial(_start, teacher, job, texts[0]))
+            start = student or processes.after_first(partial(_start, reader, job, texts[0]))
             key = _key(teacher, start, job)
             state = out / ".edgepress" / f"training-{key[:16]}"
             train = partial(
@@ -89,10 +90,32 @@ def distill(teacher: Student, student: Student | None, job: Job, out: Path) -> T
     return done
 
 
-def _write(teacher: Student, start: WeightSource, job: Job, key: str, out: Path, trained: Trained) -> TrainingRecord:
+def _write(
+    teacher: Student | None, start: WeightSource, job: Job, key: str, out: Path, trained: Trained
+) -> TrainingRecord:
     write_atomically(out / SPEED_FILE, msgspec.json.format(msgspec.json.encode(trained.speed), indent=2))
     write_student(teacher, start, job, key, out, trained.record, trained.tensors)
     return trained.record
+
+
+def _checked(teacher: Student | None, student: Student | None, job: Job) -> Student:
+    """Whose tokenizer reads the text: the teacher, or the student that has none.
+
+    Raises:
+        InputError: the models, the loss and the start do not go together.
+    """
+    if teacher is None:
+        if student is None:
+            raise InputError(
+                "a start is slices of the teacher, and no teacher is given; give --teacher, or --student with a model "
+                "to train"
+            )
+        check_without_teacher(job.settings.loss, job.settings.train)
+        return student
+    check_loss(job.settings.loss, job.settings.train, teacher.spec.vocab)
+    if student is not None:
+        check_same_vocabulary(teacher, student)
+    return teacher
 
 
 def check_same_vocabulary(teacher: Student, student: Student) -> None:
@@ -117,12 +140,12 @@ def check_same_vocabulary(teacher: Student, student: Student) -> None:
         )
 
 
-def _texts(teacher: Student, job: Job) -> tuple[Text, Text]:
+def _texts(reader: Student, job: Job) -> tuple[Text, Text]:
     """What is trained on, and what is held out; no more windows than the run reads."""
     training = job.settings.train
-    if training.length > teacher.spec.context:
-        raise InputError(f"train.length: {training.length} tokens; {teacher.name} takes {teacher.spec.context}")
-    codec = TextCodec(teacher.tokenizer_dir)
+    if training.length > reader.spec.context:
+        raise InputError(f"train.length: {training.length} tokens; {reader.name} takes {reader.spec.context}")
+    codec = TextCodec(reader.tokenizer_dir)
     text = read_windows(codec, job.text, training.length)
     if job.held_out:
         held_out = held_out_windows(codec, job.held_out, job.text, training.length)
@@ -162,6 +185,6 @@ def _begun(job: Job, student: Student | None) -> str:
     return ways.get(job.select, "random weights")
 
 
-def _key(teacher: Student, start: WeightSource, job: Job) -> str:
+def _key(teacher: Student | None, start: WeightSource, job: Job) -> str:
     texts = text_digest(job.text), text_digest(job.held_out)
-    return stage_key("distill", _VERSION, teacher.digest(), start.digest(), job.settings, texts)
+    return stage_key("distill", _VERSION, teacher and teacher.digest(), start.digest(), job.settings, texts)

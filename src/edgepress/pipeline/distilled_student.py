@@ -32,7 +32,7 @@ _DONE = "distill.json"
 
 
 def write_student(
-    teacher: Student,
+    teacher: Student | None,
     start: WeightSource,
     job: Job,
     key: str,
@@ -73,14 +73,18 @@ def tidy(out: Path) -> None:
         left.unlink()
 
 
-def _manifest(teacher: Student, start: WeightSource, job: Job, out: Path, entries: tuple[FileEntry, ...]) -> None:
+def _manifest(
+    teacher: Student | None, start: WeightSource, job: Job, out: Path, entries: tuple[FileEntry, ...]
+) -> None:
     student = HfDirectory(out)
+    origin = teacher or start
+    assert isinstance(origin, Student)  # slices of a teacher have one
     lineage = Lineage(
-        student=teacher.name,
-        student_source=teacher.source,
-        student_digest=teacher.digest(),
+        student=origin.name,
+        student_source=origin.source,
+        student_digest=origin.digest(),
         student_stored_types={},
-        student_notes=teacher.notes,
+        student_notes=origin.notes,
         recipe={
             "distill": msgspec.to_builtins(job),
             "student": start.source if isinstance(start, Student) else None,

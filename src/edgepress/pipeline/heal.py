@@ -95,7 +95,7 @@ def heal(original: Student, student: Student, step: DistillStep, recipe: Recipe,
 def what_healed(directory: Path) -> str:
     """What a finished stage brought, in words."""
     record = msgspec.json.decode((directory / RECORD_FILE).read_bytes(), type=TrainingRecord)
-    first, best = record.checks[0].held_out_kl, record.taken.held_out_kl
+    first, best = record.checks[0].held_out, record.taken.held_out
     return (
         f"healed: on {record.taken.tokens:,} tokens, divergence from the student as it came in {significant(first)} → "
         f"{significant(best)} nats per token on text held out"

@@ -32,6 +32,7 @@ from edgepress.recipe import TARGETS, ExportTarget, Recipe, step_name
 Windows = NDArray[np.int32]
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
 _MOST_STEPS = 16
+_HEALED_VERSION = 2
 
 
 def check_pruning(student: Student, recipe: Recipe) -> None:
@@ -89,7 +90,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     for place, step in enumerate(steps, start=1):
         later = [name for behind in range(place + 1, _MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
-            key = stage_key(key, step, healing_digest(step))
+            key = stage_key(key, _HEALED_VERSION, step, healing_digest(step))
             make = partial(heal, original, student, step, recipe, output.training(key))
         else:
             key = stage_key(key, step, recipe.export)

@@ -35,7 +35,7 @@ class Trained(NamedTuple):
 
 
 def train_student(
-    teacher: Student,
+    teacher: Student | None,
     start: WeightSource,
     settings: Settings,
     text: Text,
@@ -48,7 +48,7 @@ def train_student(
     """Train, from the saved state where there is one. Of several processes the first has the student.
 
     Args:
-        teacher: the model to learn from.
+        teacher: the model to learn from; None learns the text alone, and is judged by it.
         start: the student's weights before.
         settings: loss and training.
         text, held_out: to train on and to judge by, windows of one length.
@@ -71,21 +71,24 @@ def train_student(
     targets, judge = _targets(teacher, text, settings, processes), _judge(teacher, held_out, processes)
     student = load_model(start)
     say(f"student: {sum(value.numel() for value in student.parameters()):,} parameters")
-    size, writer = (teacher.spec.depth, teacher.spec.hidden), None
+    size, writer = ((teacher or start).spec.depth, (teacher or start).spec.hidden), None
     if settings.train.on_policy:
         writer = OnPolicy(settings.train, TextCodec(start.tokenizer_dir).stop_ids, processes.index)
     trainer = Trainer(student, targets, text, settings.loss, settings.train, size, writer, processes)
     if settings.train.lora:
         say(f"adapters of rank {settings.train.lora.rank}: {trainer.parameters:,} parameters to train")
-    run = trainer.train(TrainerState(state), judge)
+    run = trainer.train(TrainerState(state), judge, "divergence" if teacher else "cross-entropy")
     tensors = {name: student.get_parameter(name).detach().cpu().numpy() for name in start.names}
-    sizes = _size(teacher.spec, teacher.parameters), _size(start.spec, sum(value.size for value in tensors.values()))
+    sizes = (
+        _size(teacher.spec, teacher.parameters) if teacher else None,
+        _size(start.spec, sum(value.size for value in tensors.values())),
+    )
     record = _record(run, settings.train, sizes, (text, held_out), begun)
     return Trained(record, _speed(run, record, processes), tensors)
 
 
 def _record(
-    run: Progress, training: Training, sizes: tuple[ModelSize, ModelSize], texts: tuple[Text, Text], begun: str
+    run: Progress, training: Training, sizes: tuple[ModelSize | None, ModelSize], texts: tuple[Text, Text], begun: str
 ) -> TrainingRecord:
     trained = run.checks[-1].tokens
     return TrainingRecord(
@@ -98,7 +101,8 @@ def _record(
         held_out_tokens=int(texts[1].learned[:, 1:].sum()),
         losses=run.losses,
         kept=training.keep,
-        checks=tuple(Check(check.tokens, check.held_out_kl) for check in run.checks),
+        checks=tuple(Check(check.tokens, check.held_out) for check in run.checks),
+        judge="kl" if sizes[0] else "cross_entropy",
     )
 
 
@@ -131,15 +135,15 @@ def _size(spec: ModelSpec, parameters: int) -> ModelSize:
     return ModelSize(parameters=parameters, layers=spec.depth, hidden=spec.hidden, ffn=widest)
 
 
-def _judge(teacher: Student, held_out: Text, processes: Processes) -> Callable[[Any], float]:
-    from edgepress.compress.distill.held_out import HeldOut
+def _judge(teacher: Student | None, held_out: Text, processes: Processes) -> Callable[[Any], float]:
+    from edgepress.compress.distill.held_out import HeldOut, HeldOutWords
 
-    if processes.is_first:
-        return HeldOut(teacher, held_out).divergence
-    return lambda _student: math.nan  # the first process is asked
+    if not processes.is_first:
+        return lambda _student: math.nan  # the first process is asked
+    return HeldOut(teacher, held_out).divergence if teacher else HeldOutWords(held_out).cross_entropy
 
 
-def _targets(teacher: Student, text: Text, settings: Settings, processes: Processes) -> Targets:
+def _targets(teacher: Student | None, text: Text, settings: Settings, processes: Processes) -> Targets:
     from edgepress.compress.distill.precision import in_bfloat16
     from edgepress.compress.distill.targets import CachedTargets, TeacherAlongside, TextOnly
     from edgepress.compress.distill.teacher_cache import TeacherCache
@@ -147,7 +151,7 @@ def _targets(teacher: Student, text: Text, settings: Settings, processes: Proces
 
     loss, device = settings.loss, processes.device
     narrow = in_bfloat16(settings.train, device)
-    if not loss.needs_teacher:
+    if teacher is None or not loss.needs_teacher:
         return TextOnly()
     if not settings.train.top_k:
         return TeacherAlongside(load_model(teacher).to(device), loss, in_bfloat16=narrow)

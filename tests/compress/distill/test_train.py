@@ -15,7 +15,7 @@ from own_cache import own_cache  # noqa: F401
 from tiny_models import make_model_dir
 
 from edgepress.compress.distill.config import Loss, Training, check_loss
-from edgepress.compress.distill.held_out import HeldOut
+from edgepress.compress.distill.held_out import HeldOut, HeldOutWords
 from edgepress.compress.distill.targets import CachedTargets, Targets, TeacherAlongside, TextOnly
 from edgepress.compress.distill.teacher_cache import TeacherCache
 from edgepress.compress.distill.text import Text
@@ -153,13 +153,30 @@ def test_the_held_out_divergence_is_that_of_whole_logits(teacher: Student, stude
     assert judge(teacher).divergence(load_model(student)) == pytest.approx(float(np.mean(total)), rel=1e-5)
 
 
+def test_the_held_out_cross_entropy_is_that_of_whole_logits(student: Student) -> None:
+    held_out, total = text(seed=9, count=150), []
+    model = load_model(student).double()
+    for tokens, learned in zip(held_out.tokens, held_out.learned, strict=True):
+        q = torch.log_softmax(model(torch.tensor(tokens[None]).long()).logits[0].detach(), -1)
+        total += [-float(q[place - 1, tokens[place]]) for place in range(1, LENGTH) if learned[place]]
+    assert HeldOutWords(held_out).cross_entropy(load_model(student)) == pytest.approx(float(np.mean(total)), rel=1e-6)
+
+
+def test_messages_name_the_judge(student: Student, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = trainer(student, student, Loss(kl=0, hard_labels=1), TRAINING, TextOnly())
+    run.train(TrainerState(tmp_path / "state"), HeldOutWords(text(seed=9)).cross_entropy, "cross-entropy")
+    said = capsys.readouterr().err
+    assert "held-out cross-entropy" in said
+    assert "divergence" not in said
+
+
 def test_the_student_ends_in_its_best_state(teacher: Student, student: Student, tmp_path: Path) -> None:
     """With steps far too large the best is the start."""
     run, model = trainer(teacher, student, Loss(), changed(rate=1.0))
     held_out = judge(teacher)
     found = run.train(TrainerState(tmp_path / "state"), held_out.divergence)
     assert found.best.step == 0
-    assert held_out.divergence(model) == found.best.held_out_kl
+    assert held_out.divergence(model) == found.best.held_out
     for name in student.names:
         np.testing.assert_array_equal(model.get_parameter(name).detach().numpy(), student.read(name))
 
@@ -169,11 +186,11 @@ def test_the_last_state_is_kept_where_that_is_asked_for(teacher: Student, studen
     held_out = judge(teacher)
     best.train(TrainerState(tmp_path / "best"), held_out.divergence)
     found = last.train(TrainerState(tmp_path / "last"), held_out.divergence)
-    assert held_out.divergence(best._student) == found.checks[0].held_out_kl
-    assert held_out.divergence(last._student) == found.checks[-1].held_out_kl
+    assert held_out.divergence(best._student) == found.checks[0].held_out
+    assert held_out.divergence(last._student) == found.checks[-1].held_out
     again, model = trainer(teacher, student, Loss(), changed(rate=1.0, keep="last"))
     again.train(TrainerState(tmp_path / "last"), held_out.divergence)
-    assert held_out.divergence(model) == found.checks[-1].held_out_kl
+    assert held_out.divergence(model) == found.checks[-1].held_out
 
 
 def test_patience_ends_a_run_that_gets_no_better(teacher: Student, student: Student, tmp_path: Path) -> None:
@@ -188,8 +205,8 @@ def test_training_comes_closer_to_the_teacher_on_text_that_it_does_not_see(
 ) -> None:
     run, model = trainer(teacher, student, Loss(), changed(tokens=40 * 4 * LENGTH, rate=1e-2))
     found = run.train(TrainerState(tmp_path / "state"), judge(teacher).divergence)
-    assert found.best.held_out_kl < 0.9 * found.checks[0].held_out_kl
-    assert judge(teacher).divergence(model) == found.best.held_out_kl
+    assert found.best.held_out < 0.9 * found.checks[0].held_out
+    assert judge(teacher).divergence(model) == found.best.held_out
 
 
 def test_a_run_that_goes_on_has_the_curve_of_one_that_never_stopped(
