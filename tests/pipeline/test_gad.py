@@ -24,8 +24,8 @@ from edgepress.runtime.torch_reference import load_model
 pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
 SETTINGS = """
 warm_up: {passes: 1, batch: 8, rate: 0.003, checks: 2}
-gad: {steps: 6, discriminator_steps: 3, prompts: 4, samples: 2, answer_tokens: 8, rate: 0.001, discriminator_rate: 0.001,
-      checks: 2, judge_steps: 3, save_steps: 2}
+gad: {steps: 6, discriminator_steps: 3, prompts: 4, samples: 2, answer_tokens: 8, rate: 0.001,
+      discriminator_rate: 0.001, checks: 2, judge_steps: 3, save_steps: 2}
 guards: {patience: 0}
 """
 MADE = ("config.json", "gad.json", "manifest.json", "model.safetensors", "tokenizer.json")
@@ -83,7 +83,7 @@ def undisturbed(scene: Scene) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.97])
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.6, 0.8, 0.97])
 def test_a_killed_run_goes_on_to_the_same_files(scene: Scene, undisturbed: Outcome, share: float) -> None:
     name = f"killed-{share}"
     killed, ended = scene.perform(scene.run(name, round(share * len(undisturbed.changes))), scene.run(name))
@@ -123,7 +123,7 @@ def test_the_page_draws_the_record(scene: Scene, undisturbed: Outcome) -> None:
     assert page.figure("kl")[0][0]["y"] == [step["kl"] for step in record["steps"][3:]]
     assert page.figure("diversity")[0][1]["y"] == [check["self_bleu"] for check in record["checks"]]
     assert "none ended the training" in page.texts["endings"]
-    assert "24, 1" in page.texts["course"] or "24," in page.texts["course"]
+    assert f"24, {record['answer_tokens']} tokens" in page.texts["course"]
     assert "edgepress gad --student" in page.texts["commands"]
     assert [link for link in page.links if not link.startswith(("#", "data:,"))] == []
 
@@ -143,8 +143,9 @@ def test_held_out_answers_a_seed_and_json(scene: Scene, tmp_path: Path) -> None:
     write(tmp_path / "held-out.jsonl", lines(40)[32:])
     (tmp_path / "gad.yaml").write_text("warm_up: {passes: 0}\ngad: {steps: 0, answer_tokens: 8, judge_steps: 2}\n")
     done = edgepress(
-        "gad", "--student", scene.root / "student", "--text", scene.root / "answers.jsonl", "--held-out",
-        tmp_path / "held-out.jsonl", "--settings", tmp_path / "gad.yaml", "--seed", "7", "-o", tmp_path / "out", "--json",
+        "gad", "--student", scene.root / "student", "--text", scene.root / "answers.jsonl",
+        "--held-out", tmp_path / "held-out.jsonl", "--settings", tmp_path / "gad.yaml", "--seed", "7",
+        "-o", tmp_path / "out", "--json",
     )  # fmt: skip
     record = done.json()
     assert (record["answers"], record["held_out_answers"], record["warm_up"]) == (32, 8, None)

@@ -32,11 +32,15 @@ class Block:
     answered: torch.Tensor
     last: torch.Tensor
 
+    def __getitem__(self, texts: slice) -> Block:
+        """Some of the texts."""
+        return Block(self.tokens[texts], self.answered[texts], self.last[texts])
+
     def pieces(self, most_tokens: int) -> list[tuple[slice, Block]]:
         """The block in parts of so many tokens, filling included, or of one text."""
         each = max(1, most_tokens // self.tokens.shape[1])
         rows = [slice(start, start + each) for start in range(0, len(self.tokens), each)]
-        return [(part, Block(self.tokens[part], self.answered[part], self.last[part])) for part in rows]
+        return [(part, self[part]) for part in rows]
 
 
 def block(prompts: Sequence[Ids], answers: Sequence[Ids]) -> Block:

@@ -49,21 +49,21 @@ def discriminator_step(
 ) -> float:
     """One step on some prompts; the loss before it, nats per pair.
 
-    The gradient of the loss with respect to the scores is taken first, and then that of the scores piece by piece, so
-    that pieces may part the answers to one prompt.
-
     Args:
         discriminator: D.
         learner: its optimizer.
         teachers: an answer to each prompt.
         students: as many to each, those to one prompt in a row.
-        piece_tokens: that gradients are taken of at a time.
+        piece_tokens: that gradients are taken of at a time, if those are not fewer than the answers to one prompt have.
     """
-    count = len(teachers.tokens)
-    found = [discriminator.scores(texts, piece_tokens).requires_grad_(True) for texts in (teachers, students)]
-    loss = bradley_terry_loss(found[0], found[1].reshape(count, -1))
-    for texts, wanted in zip((teachers, students), torch.autograd.grad(loss, found), strict=True):
-        for rows, piece in texts.pieces(piece_tokens):
-            torch.autograd.backward(discriminator(piece) @ wanted[rows])
+    count, total = len(teachers.tokens), 0.0
+    samples = len(students.tokens) // count
+    each = max(1, piece_tokens // (samples * students.tokens.shape[1]))
+    for start in range(0, count, each):
+        ours = students[start * samples : (start + each) * samples]
+        scores = discriminator(teachers[start : start + each])
+        loss = bradley_terry_loss(scores, discriminator(ours).reshape(-1, samples)) * (len(scores) / count)
+        torch.autograd.backward(loss)
+        total += float(loss.detach())
     learner.step()
-    return float(loss.detach())
+    return total

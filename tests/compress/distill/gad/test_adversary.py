@@ -191,5 +191,5 @@ def test_a_training_that_diverges_says_so(warmed_up: Any) -> None:
     run, _ = adversary(warmed_up, changed(discriminator_steps=0))
     with torch.no_grad():
         run._discriminator.head.fill_(float("nan"))
-    with pytest.raises(EdgepressError, match=r"diverged in step 1 .* lower gad\.rate"):
+    with pytest.raises(EdgepressError, match=r"diverged in step 1: .* lower gad\.rate"):
         run.step(0)
