@@ -65,8 +65,9 @@ def wanted_loss(student: Any, reference: Any, old: torch.Tensor | None, clip: fl
             row = len(prompt) + offset - 1
             before = ours[row, token].detach() if old is None else old[place]
             ratio = (ours[row, token] - before).exp()
-            kept = min(float(ratio) * advantage, float(ratio.clamp(1 - clip, 1 + clip)) * advantage)
-            policy = -ratio * advantage if math.isclose(kept, float(ratio) * advantage) else torch.tensor(-kept)
+            plain = float(ratio.detach()) * advantage
+            kept = min(plain, float(ratio.detach().clamp(1 - clip, 1 + clip)) * advantage)
+            policy = -ratio * advantage if math.isclose(kept, plain) else torch.tensor(-kept)
             log_ratio = theirs[row] - ours[row]
             losses.append(policy + weight * (ours[row].exp() * (log_ratio.exp() - log_ratio - 1)).sum())
             place += 1
