@@ -74,7 +74,7 @@ def judge(teacher: str, student: str, text: str, seed: int) -> dict[str, float]:
     prompts = [pair.prompt for pair in pairs for _ in range(SAMPLES)]
     own = block(prompts, written(models[1], prompts, ANSWER, seed))
     given = block([pair.prompt for pair in pairs], [pair.answer for pair in pairs])
-    found = {}
+    found: dict[str, float] = {}
     with torch.no_grad():
         for name, texts, order in (("reverse_kl", own, (1, 0)), ("forward_kl", given, (0, 1))):
             sums: list[float] = []

@@ -37,9 +37,10 @@ def gad(
     json: Json = False,
 ) -> None:
     """Train a student on a black-box teacher's answers, against a discriminator that tells the two apart."""
+    from edgepress.compress.distill.gad.config import GadSettings
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline.gad import gad as train
-    from edgepress.pipeline.gad_job import GadJob, GadSettings, read_gad_settings
+    from edgepress.pipeline.gad_job import GadJob, read_gad_settings
 
     chosen = read_gad_settings(settings) if settings else GadSettings()
     if seed is not None:
