@@ -15,13 +15,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from typing_extensions import TypeVar
 
 from edgepress.artifact.files import atomic_directory
 from edgepress.errors import InputError
@@ -61,13 +62,42 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.checks) - 1 - self.checks.index(self.best)
 
 
-class TrainerState:
+class Checked(Protocol):
+    """A check, which was taken after so many steps."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+
+
+class Course(Protocol):
+    """How far a run has come, of any kind; a msgspec struct."""
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+
+    @property
+    def best(self) -> Checked:
+        """The best check."""
+
+
+Kind = TypeVar("Kind", bound=Course, default=Progress)
+
+
+class TrainerState(Generic[Kind]):
     """The states of one run, below a directory of its own."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, kind: type[Any] = Progress) -> None:
+        """Take a directory.
 
-    def save(self, progress: Progress, tensors: Tensors) -> None:
+        Args:
+            root: need not exist.
+            kind: of the progress that is saved.
+        """
+        self._root, self._kind = root, kind
+
+    def save(self, progress: Kind, tensors: Tensors) -> None:
         """Save a state; those before it, and best ones that are so no longer, go."""
         final = self._step(progress.steps)
         with atomic_directory(final) as working:
@@ -75,7 +105,7 @@ class TrainerState:
             (working / _PROGRESS).write_bytes(msgspec.json.encode(progress))
         self._remove_all_but((final, self._of_best(progress)))
 
-    def load(self) -> tuple[Progress, Tensors] | None:
+    def load(self) -> tuple[Kind, Tensors] | None:
         """The newest state, or None where there is none.
 
         Raises:
@@ -85,17 +115,17 @@ class TrainerState:
         if not states:
             return None
         try:
-            progress = msgspec.json.decode((states[-1] / _PROGRESS).read_bytes(), type=Progress)
+            progress: Kind = msgspec.json.decode((states[-1] / _PROGRESS).read_bytes(), type=self._kind)
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
             raise _damaged(states[-1], error) from error
         return progress, _load(states[-1] / _STATE)
 
-    def save_best(self, progress: Progress, parameters: Tensors) -> None:
+    def save_best(self, progress: Kind, parameters: Tensors) -> None:
         """Save the parameters of the best check, which is the last one."""
         with atomic_directory(self._of_best(progress)) as working:
             save_file(parameters, working / _BEST)
 
-    def load_best(self, progress: Progress) -> Tensors:
+    def load_best(self, progress: Kind) -> Tensors:
         """The parameters of the best check.
 
         Raises:
@@ -106,7 +136,7 @@ class TrainerState:
     def _step(self, steps: int) -> Path:
         return self._root / f"step-{steps:08d}"
 
-    def _of_best(self, progress: Progress) -> Path:
+    def _of_best(self, progress: Kind) -> Path:
         return self._root / f"best-{progress.best.step:08d}"
 
     def _remove_all_but(self, kept: Iterable[Path]) -> None:

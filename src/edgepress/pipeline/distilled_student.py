@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from safetensors.numpy import save_file
@@ -28,6 +28,7 @@ from edgepress.pipeline.distill_job import Job
 from edgepress.pipeline.plan import model_plan
 from edgepress.pipeline.run import tool_versions
 
+Kind = TypeVar("Kind")
 _DONE = "distill.json"
 
 
@@ -41,6 +42,29 @@ def write_student(
     tensors: dict[str, Any],
 ) -> None:
     """Write the student's files into ``out``, and last the manifest and the record that they are done."""
+    origin = teacher or start
+    assert isinstance(origin, Student)  # slices of a teacher have one
+    recipe = {
+        "distill": msgspec.to_builtins(job),
+        "student": start.source if isinstance(start, Student) else None,
+        "calibration": {"files": list(job.text)},
+    }
+    write_model(start, lineage_of(origin, recipe, job.text), key, out, (RECORD_FILE, record), tensors)
+
+
+def write_model(
+    start: WeightSource, lineage: Lineage, key: str, out: Path, record: tuple[str, object], tensors: dict[str, Any]
+) -> None:
+    """Write a trained model's files into ``out``, and last the manifest and the record that they are done.
+
+    Args:
+        start: the model before its training: configuration and tokenizer.
+        lineage: for the manifest.
+        key: of the job.
+        out: output directory.
+        record: name and content of the file that tells the course of the training.
+        tensors: the weights, float32.
+    """
     config = dict(start.config) | {
         "architectures": start.config.get("architectures") or [FAMILIES[start.spec.family].architectures[0]],
         "tie_word_embeddings": start.spec.tied,
@@ -49,7 +73,7 @@ def write_student(
     with atomic_directory(out / ".edgepress" / "student") as working:
         save_file(tensors, working / "model.safetensors", metadata={"format": "pt"})
         copy_tokenizer(start.tokenizer_dir, working)
-        (working / RECORD_FILE).write_bytes(_json(record))
+        (working / record[0]).write_bytes(_json(record[1]))
         (working / "config.json").write_bytes(_json(config))
     made = out / ".edgepress" / "student"
     names = sorted((path.name for path in made.iterdir()), key=lambda name: (name == "config.json", name))
@@ -60,7 +84,9 @@ def write_student(
         FileEntry(path=name, bytes=(out / name).stat().st_size, sha256=sha256_file(out / name))
         for name in sorted(names)
     )
-    _manifest(teacher, start, job, out, entries)
+    student = HfDirectory(out)
+    plan = model_plan(student, assign_formats(student, QuantizeStep(solver="nearest", format="f32"), {}))
+    write_manifest(build_manifest(plan, lineage, (), entries), out)
     write_atomically(out / ".edgepress" / _DONE, msgspec.json.encode(_Done(key, entries)))
 
 
@@ -73,28 +99,18 @@ def tidy(out: Path) -> None:
         left.unlink()
 
 
-def _manifest(
-    teacher: Student | None, start: WeightSource, job: Job, out: Path, entries: tuple[FileEntry, ...]
-) -> None:
-    student = HfDirectory(out)
-    origin = teacher or start
-    assert isinstance(origin, Student)  # slices of a teacher have one
-    lineage = Lineage(
+def lineage_of(origin: Student, recipe: dict[str, Any], text: tuple[str, ...]) -> Lineage:
+    """Where a trained model comes from: the model that it learned from or began as, and its text."""
+    return Lineage(
         student=origin.name,
         student_source=origin.source,
         student_digest=origin.digest(),
         student_stored_types={},
         student_notes=origin.notes,
-        recipe={
-            "distill": msgspec.to_builtins(job),
-            "student": start.source if isinstance(start, Student) else None,
-            "calibration": {"files": list(job.text)},
-        },
-        calibration_digest=text_digest(job.text),
+        recipe=recipe,
+        calibration_digest=text_digest(text),
         tools=tool_versions(),
     )
-    plan = model_plan(student, assign_formats(student, QuantizeStep(solver="nearest", format="f32"), {}))
-    write_manifest(build_manifest(plan, lineage, (), entries), out)
 
 
 class _Done(msgspec.Struct, frozen=True):
@@ -104,11 +120,16 @@ class _Done(msgspec.Struct, frozen=True):
 
 def finished(out: Path, key: str) -> TrainingRecord | None:
     """The record of a student that is there, whole, and was made by the same job."""
+    return finished_record(out, key, RECORD_FILE, TrainingRecord)
+
+
+def finished_record(out: Path, key: str, name: str, kind: type[Kind]) -> Kind | None:
+    """The same of any record: its file's name and what it holds."""
     try:
         done = msgspec.json.decode((out / ".edgepress" / _DONE).read_bytes(), type=_Done)
         whole = all(sha256_file(out / entry.path) == entry.sha256 for entry in done.files)
         if done.key == key and whole and (out / MANIFEST_FILE).is_file():
-            return msgspec.json.decode((out / RECORD_FILE).read_bytes(), type=TrainingRecord)
+            return msgspec.json.decode((out / name).read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
         pass
     return None
