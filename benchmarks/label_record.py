@@ -99,7 +99,6 @@ class ClassifierRecord(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     settings: dict[str, Any]
     files: tuple[str, ...]
-    digest: str
     trained_on: int
     held_out: int
     in_gold: int

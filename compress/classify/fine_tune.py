@@ -23,7 +23,8 @@ from torch import nn
 
 from edgepress.compress.calibrate.self_generate import has_native_bfloat16
 from edgepress.compress.classify.config import ClassifierSettings
-from edgepress.compress.classify.student import ClassifierStudent, batch_of, in_pieces
+from edgepress.compress.classify.forward import batch_of, in_pieces
+from edgepress.compress.classify.student import ClassifierStudent
 from edgepress.compress.distill.precision import multiplying
 from edgepress.compress.distill.train import order, rate_factor
 from edgepress.compress.distill.trainer_state import Check, Progress, Tensors, TrainerState

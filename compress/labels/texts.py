@@ -69,7 +69,7 @@ def read_texts(path: Path) -> tuple[str, ...]:
     if path.suffix == ".jsonl":
         texts = tuple(entry["text"].strip() for entry, _ in _entries(path))
     else:
-        texts = tuple(line.strip() for line in read_text(path).splitlines())
+        texts = tuple(line.strip() for line in read_text(path).removesuffix("\n").split("\n"))
     if not any(texts):
         raise InputError(f"{path}: no text in it")
     return texts

@@ -79,6 +79,7 @@ def classifier(
     """Train a small classifier on labels, above all a teacher's."""
     from edgepress.compress.classify.config import ClassifierSettings, mode_named, read_classifier_settings
     from edgepress.pipeline.classifier import train_classifier
+    from edgepress.pipeline.classifier_job import ClassifierJob
 
     chosen = read_classifier_settings(settings) if settings else ClassifierSettings()
     chosen = msgspec.structs.replace(
@@ -86,7 +87,7 @@ def classifier(
         mode=mode_named(mode) if mode is not None else chosen.mode,
         seed=chosen.seed if seed is None else seed,
     )
-    record = train_classifier(student, text, gold, chosen, out)
+    record = train_classifier(ClassifierJob(student=student, text=text, gold=gold, settings=chosen), out)
     if json:
         print_json(record)
         return

@@ -67,11 +67,13 @@ def label(texts: Path, teacher: Teacher, task: Task, gold: Path | None, out: Pat
     left, too_long = _short_enough(left, judged, task, codec, teacher)
     asked = _ask(teacher, task, codec, left, judged)
     leans = {way: _lean(way, asked, task) for way in _WAYS}
-    found = probabilities(asked.texts, leans[task.calibration])
+    lean = leans[task.calibration]
+    found = probabilities(asked.texts, lean)
     confident = sure(found, margin=task.margin, keep=task.keep)
     kept = capped(found, confident, task.per_class)
-    counts = np.bincount(found.argmax(axis=1)[kept], minlength=len(task.names))
-    _check_counts(task, counts, found)
+    dropped = msgspec.structs.replace(
+        dropped, too_long=too_long, unsure=int((~confident).sum()), over_the_cap=int((confident & ~kept).sum())
+    )
     record = LabelRecord(
         teacher=teacher.student.name,
         teacher_source=teacher.student.source,
@@ -79,23 +81,16 @@ def label(texts: Path, teacher: Teacher, task: Task, gold: Path | None, out: Pat
         task=msgspec.to_builtins(task),
         texts=str(texts),
         read=len(read),
-        dropped=msgspec.structs.replace(
-            dropped,
-            too_long=too_long,
-            unsure=int((~confident).sum()),
-            over_the_cap=int((confident & ~kept).sum()),
-        ),
-        kept={name: int(count) for name, count in zip(task.names, counts, strict=True)},
-        lean={name: float(value) for name, value in zip(task.names, leans[task.calibration], strict=True)},
+        dropped=dropped,
+        kept=_counts(task, found, kept),
+        lean={name: float(value) for name, value in zip(task.names, lean, strict=True)},
         gold=_judge(judged, asked, leans),
         cost=_cost(teacher, asked.took),
     )
-    chosen = np.flatnonzero(kept)
-    lines = [_line(task, left[place], found[place]) for place in chosen]
     if judged:
-        write_atomically(out.with_suffix(GOLD_SUFFIX), _gold_lines(task, judged, asked, leans[task.calibration]))
+        write_atomically(out.with_suffix(GOLD_SUFFIX), _gold_lines(task, judged, asked, lean))
     write_atomically(out.with_suffix(LABEL_RECORD_SUFFIX), _json(record))
-    write_atomically(out, "".join(lines))
+    write_atomically(out, "".join(_line(task, left[place], found[place]) for place in np.flatnonzero(kept)))
     return record
 
 
@@ -158,14 +153,21 @@ def _lean(way: Calibration, asked: _Asked, task: Task) -> Array:
     return np.zeros(len(task.names))
 
 
-def _check_counts(task: Task, counts: NDArray[np.intp], found: Array) -> None:
-    told = np.bincount(found.argmax(axis=1), minlength=len(task.names))
-    before = ", ".join(f"{name} {number}" for name, number in zip(task.names, told, strict=True))
-    if not counts.any():
+def _counts(task: Task, found: Array, kept: NDArray[np.bool_]) -> dict[str, int]:
+    """Texts that are kept, by label.
+
+    Raises:
+        InputError: there is none.
+    """
+    told = found.argmax(axis=1)
+    all_told, left = (np.bincount(part, minlength=len(task.names)) for part in (told, told[kept]))
+    before = ", ".join(f"{name} {number}" for name, number in zip(task.names, all_told, strict=True))
+    if not left.any():
         raise InputError(f"no text is kept (before filters: {before}); lower margin, raise keep or per_class")
-    for name, count in zip(task.names, counts, strict=True):
-        if not count:
-            say(f"note: no text with label {name!r} (before filters: {before}); try calibration: prior")
+    counts = {name: int(number) for name, number in zip(task.names, left, strict=True)}
+    for name in (name for name, number in counts.items() if not number):
+        say(f"note: no text with label {name!r} (before filters: {before}); try calibration: prior")
+    return counts
 
 
 def _judge(judged: Labelled | None, asked: _Asked, leans: dict[Calibration, Array]) -> dict[str, Scores]:

@@ -13,8 +13,9 @@ from one_core import one_core  # noqa: F401
 
 from edgepress.compress.classify.config import ClassifierSettings
 from edgepress.compress.classify.fine_tune import FineTuning
+from edgepress.compress.classify.forward import batch_of, encode_texts, logits_of
 from edgepress.compress.classify.head import divergence
-from edgepress.compress.classify.student import batch_of, encode_texts, logits_of, open_classifier
+from edgepress.compress.classify.student import open_classifier
 from edgepress.compress.distill.train import order
 from edgepress.compress.distill.trainer_state import TrainerState
 

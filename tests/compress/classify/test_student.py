@@ -12,14 +12,8 @@ from encoders import make_encoder_dir
 from one_core import one_core  # noqa: F401
 from tiny_models import make_model_dir
 
-from edgepress.compress.classify.student import (
-    ClassifierStudent,
-    batch_of,
-    encode_texts,
-    features_of,
-    logits_of,
-    open_classifier,
-)
+from edgepress.compress.classify.forward import batch_of, encode_texts, features_of, logits_of
+from edgepress.compress.classify.student import ClassifierStudent, open_classifier
 from edgepress.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_core")
