@@ -165,7 +165,8 @@ def _last_linear(model: Any, labels: int, name: str) -> str:
     ]
     if not found:
         raise InputError(f"{name}: {type(model).__name__} ends in no linear layer for {labels} labels")
-    return found[-1]
+    last: str = found[-1]
+    return last
 
 
 @contextlib.contextmanager

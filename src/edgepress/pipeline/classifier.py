@@ -106,8 +106,8 @@ def _train(opened: Any, tokens: dict[str, Any], data: Data, settings: Classifier
     untrained = divergence(np.zeros(judged.shape), judged)
     ridge, found = _solve_head(opened, tokens, targets, judged, settings)
     if settings.mode == "head":
-        checks = (Check(0, untrained), Check(len(data.train.texts), found))
-        return Trained(ridge, (), checks, time.monotonic() - started)
+        both = Check(0, untrained), Check(len(data.train.texts), found)
+        return Trained(ridge, (), both, time.monotonic() - started)
     solved = time.monotonic() - started
     training = FineTuning(opened, tokens["train"], targets, settings)
     run = training.train(TrainerState(state), lambda: divergence(logits_of(opened, tokens["held_out"]), judged))

@@ -74,7 +74,8 @@ def _judge(gold: Labelled | None, logits: dict[str, Array]) -> tuple[dict[str, S
     if gold.probabilities is None:
         return found, None
     right = [(each.argmax(axis=1) == gold.labels).astype(np.float64) for each in (ours, gold.probabilities)]
-    return found, tuple(mean_and_error(right[0] - right[1]))
+    apart = mean_and_error(right[0] - right[1])
+    return found, (apart.mean, apart.se)
 
 
 def measure_cost(opened: Any, tokens: list[list[int]], out: Path, job: ClassifierJob, training_s: float) -> CostRecord:

@@ -64,7 +64,7 @@ def test_a_step_is_one_of_adamw_on_the_mean_cross_entropy(directory: Path) -> No
         odds = torch.log_softmax(logits, -1)
         loss = -(torch.tensor(TARGETS[places], dtype=torch.float32) * odds).sum(1).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         share = (number + 1) / warm if number < warm else 0.5 * (1 + np.cos(np.pi * (number - warm) / (steps - warm)))
         for group in optimizer.param_groups:
