@@ -72,6 +72,11 @@ class Student(ABC):
         """Number of parameters, a tied head counted once."""
         return sum(prod(tensor.shape) for tensor in self.tensors.values())
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the files that hold the weights."""
+        return sum(path.stat().st_size for path in self._files() if path.suffix in (".safetensors", ".gguf"))
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
         return self.tensors[name].shape

@@ -56,6 +56,7 @@ from edgepress.cli import make  # noqa: E402, F401
 from edgepress.cli import answers  # noqa: E402, F401
 from edgepress.cli import distill  # noqa: E402, F401
 from edgepress.cli import gad  # noqa: E402, F401
+from edgepress.cli import label  # noqa: E402, F401
 from edgepress.cli import encoder  # noqa: E402, F401
 from edgepress.cli import edge_llm  # noqa: E402, F401
 from edgepress.cli import engine  # noqa: E402, F401
