@@ -54,6 +54,7 @@ def root(
 # isort: off
 from edgepress.cli import make  # noqa: E402, F401
 from edgepress.cli import distill  # noqa: E402, F401
+from edgepress.cli import slice  # noqa: E402, F401
 from edgepress.cli import encoder  # noqa: E402, F401
 from edgepress.cli import edge_llm  # noqa: E402, F401
 from edgepress.cli import engine  # noqa: E402, F401

@@ -41,16 +41,9 @@ def write_student(
     tensors: dict[str, Any],
 ) -> None:
     """Write the student's files into ``out``, and last the manifest and the record that they are done."""
-    config = dict(start.config) | {
-        "architectures": start.config.get("architectures") or [FAMILIES[start.spec.family].architectures[0]],
-        "tie_word_embeddings": start.spec.tied,
-        "dtype": "float32",
-    }
     with atomic_directory(out / ".edgepress" / "student") as working:
-        save_file(tensors, working / "model.safetensors", metadata={"format": "pt"})
-        copy_tokenizer(start.tokenizer_dir, working)
+        write_model(start, tensors, working)
         (working / RECORD_FILE).write_bytes(_json(record))
-        (working / "config.json").write_bytes(_json(config))
     made = out / ".edgepress" / "student"
     names = sorted((path.name for path in made.iterdir()), key=lambda name: (name == "config.json", name))
     for name in names:
@@ -62,6 +55,18 @@ def write_student(
     )
     _manifest(teacher, start, job, out, entries)
     write_atomically(out / ".edgepress" / _DONE, msgspec.json.encode(_Done(key, entries)))
+
+
+def write_model(start: WeightSource, tensors: dict[str, Any], directory: Path) -> None:
+    """Weights, tokenizer and ``config.json`` into an existing directory; the tensors are those of ``start``'s shape."""
+    config = dict(start.config) | {
+        "architectures": start.config.get("architectures") or [FAMILIES[start.spec.family].architectures[0]],
+        "tie_word_embeddings": start.spec.tied,
+        "dtype": "float32",
+    }
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    copy_tokenizer(start.tokenizer_dir, directory)
+    (directory / "config.json").write_bytes(_json(config))
 
 
 def tidy(out: Path) -> None:
