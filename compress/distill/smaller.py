@@ -49,8 +49,8 @@ def smaller_size(source: WeightSource, sizes: dict[str, Any], layers: Layers = "
     for field, value in sizes.items():
         if field not in _SIZES:
             raise InputError(
-                f"start: {field!r} is not a size ({value!r:.40} here, {source.config.get(field)!r} in the larger model, and "
-                f"stays); sizes: {', '.join(_SIZES)}"
+                f"start: {field!r} is not a size ({value!r:.40} here, {source.config.get(field)!r:.40} in the larger "
+                f"model, and stays); sizes: {', '.join(_SIZES)}"
             )
     spec = source.spec
     # Left out, it would follow from the new width.

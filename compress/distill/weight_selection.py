@@ -126,9 +126,7 @@ class SelectedWeights:
         check_smaller(source, size)
         self._source, self._statistics = source, statistics
         self.spec, self.config = size.spec, size.config
-        self.selection = choose(
-            source.spec, size.spec, np.asarray(size.layers), statistics if by_importance else None
-        )
+        self.selection = choose(source.spec, size.spec, np.asarray(size.layers), statistics if by_importance else None)
         self._shapes = expected_shapes(self.spec, self.config)
         self._family = FAMILIES[self.spec.family]
 

@@ -4,9 +4,9 @@ A layer norm divides by the deviation of *its* channels, around *their* mean, to
 
     y_c = g_c z_c + b_c,   z_c = (x_c - μ) / √(σ² + ε),   μ, σ² over all channels of the token
 
-Over the chosen channels C alone, μ and σ are others, and so are the x_c of a model whose layers add up fewer terms: z'_c
-takes the place of z_c. Let E and D be the mean and the standard deviation over the tokens of the calibration inputs. We
-ask of every chosen channel that it keeps both, E[y'_c] = E[y_c] and D[y'_c] = D[y_c], which two numbers can do:
+Over the chosen channels C alone, μ and σ are others, and so are the x_c of a model whose layers add up fewer terms:
+z'_c takes the place of z_c. Let E and D be the mean and the standard deviation over the tokens of the calibration
+inputs. We ask of every chosen channel that it keeps both, E[y'_c] = E[y_c] and D[y'_c] = D[y_c], which two numbers do:
 
     g'_c = sign(g_c) D[y_c] / D[z'_c]          b'_c = E[y_c] - g'_c E[z'_c]
 

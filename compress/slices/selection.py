@@ -5,18 +5,18 @@ better start than random numbers, if the subset is *consistent*: one choice of c
 so that what a layer writes is what the next one reads.
 
     layer l of the smaller model   layer L(l) of the source: evenly spaced, or the first
-    residual channels              C: embeddings, position and class tokens, patches, norms, one side of every linear
+    residual channels              C: embeddings, positions, class token, patches, norms, one side of every linear
     heads                          whole ones, by layer
     head dimensions                evenly spaced, the same in every head, where they become fewer
     neurons                        F, by layer, in both linears alike
     outputs of the pooler          P; a classifier on them is cut by P, one on the states by C; every label stays
 
-Which ones: evenly spaced, as the paper has it, or those with the largest mean absolute activation on calibration inputs.
-Where we depart: scores are divided by √(head dimension), and the queries carry the change,
+Which ones: evenly spaced, as the paper has it, or those with the largest mean absolute activation on calibration
+inputs. Where we depart: scores are divided by √(head dimension), and the queries carry the change,
 
     q' = q √(d'/d),  so that  q'ᵀk / √d' = qᵀk / √d
 
-and layer norms are fitted to their channels where there are calibration inputs (:mod:`edgepress.compress.slices.norms`).
+and where there are calibration inputs, layer norms are fitted to their channels (``norms``).
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def smaller_config(
     for field, value in sizes.items():
         if field not in size_fields(family):
             raise InputError(
-                f"start: {field!r} is not a size ({value!r:.40} here, {config.get(field)!r} in the larger model, and stays); "
-                f"sizes: {', '.join(size_fields(family))}"
+                f"start: {field!r} is not a size ({value!r:.40} here, {config.get(field)!r:.40} in the larger "
+                f"model, and stays); sizes: {', '.join(size_fields(family))}"
             )
     changed = dict(config) | dict(sizes)
     whole = read_shape(config, family, "config.json")

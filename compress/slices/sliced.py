@@ -106,7 +106,9 @@ def _cut_all(
             raise InputError(f"{source.directory}: the tensor {name} has no role in the table of {family.name}")
         wanted = whole.tensor(known[name].axes, tuple(values.shape))
         if tuple(values.shape) != wanted:
-            raise InputError(f"{source.directory}: {name} is {list(values.shape)}, the configuration says {list(wanted)}")
+            raise InputError(
+                f"{source.directory}: {name} is {list(values.shape)}, the configuration says {list(wanted)}"
+            )
     places = zip(
         family.tensors(architecture, range(small.layers)), family.tensors(architecture, chosen.layers), strict=True
     )

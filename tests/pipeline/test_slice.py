@@ -128,7 +128,9 @@ def test_nothing_removed_writes_the_same_numbers(scene: Path, tmp_path: Path, na
 def test_sentence_transformers_is_told_the_new_width(scene: Path, tmp_path: Path) -> None:
     source = write(make_model("BertModel"), tmp_path / "source")
     (source / "1_Pooling").mkdir()
-    (source / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 64, "pooling_mode_mean_tokens": true}')
+    (source / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 64, "pooling_mode_mean_tokens": true}'
+    )
     (source / "modules.json").write_text("[]")
     done = edgepress("slice", source, "--start", "encoder.json", "--select", "uniform", "-o", tmp_path / "out")
     assert done.code == 0, done.err
@@ -179,12 +181,24 @@ WRONG: dict[str, tuple[list[str], str]] = {
     ),
     "a text as pictures": ([*VIT, "--images", "text.txt"], "text.txt: cannot be read as an .npy of numbers"),
     "no such pictures": ([*VIT, "--images", "absent.npy"], "absent.npy: cannot be read"),
-    "no such text": (["slice", "bert", "--start", "width=0.5", "-o", "out", "--text", "no.txt"], "no.txt: no such file"),
-    "unknown way": (["slice", "bert", "--start", "width=0.5", "-o", "out", "--select", "best"], "known: importance, unif"),
+    "no such text": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "out", "--text", "no.txt"],
+        "no.txt: no such file",
+    ),
+    "unknown way": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "out", "--select", "best"],
+        "known: importance, unif",
+    ),
     "unknown layers": (["slice", "bert", "--start", "width=0.5", "-o", "out", "--layers", "last"], "--layers 'last'"),
     "no model": (["slice", "./absent", "--start", "width=0.5", "-o", "out", "--select", "uniform"], "absent: no such"),
-    "onto the model": (["slice", "bert", "--start", "width=0.5", "-o", "bert", "--select", "uniform"], "the model itself"),
-    "onto another's": (["slice", "bert", "--start", "width=0.5", "-o", "vit", "--select", "uniform"], "no earlier slice"),
+    "onto the model": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "bert", "--select", "uniform"],
+        "the model itself",
+    ),
+    "onto another's": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "vit", "--select", "uniform"],
+        "no earlier slice",
+    ),
 }
 
 
@@ -230,7 +244,10 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         "pooler.dense.bias has values that are NaN",
     ),
     "another shape": (lambda p: configured(p, intermediate_size=50), "cannot be loaded as BertModel"),
-    "an unknown head": (lambda p: configured(p, architectures=["BertForMaskedLM"]), "'BertForMaskedLM' is a bert model"),
+    "an unknown head": (
+        lambda p: configured(p, architectures=["BertForMaskedLM"]),
+        "'BertForMaskedLM' is a bert model",
+    ),
     "a decoder": (lambda p: configured(p, is_decoder=True), "is_decoder is true"),
     "no JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
 }
@@ -240,7 +257,9 @@ DAMAGE: dict[str, tuple[Any, str]] = {
 def test_a_damaged_encoder_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     change, message = DAMAGE[case]
     change(write(make_model("BertModel"), tmp_path / "source"))
-    done = edgepress("slice", tmp_path / "source", "--start", "width=0.5", "--select", "uniform", "-o", tmp_path / "out")
+    done = edgepress(
+        "slice", tmp_path / "source", "--start", "width=0.5", "--select", "uniform", "-o", tmp_path / "out"
+    )
     assert message in done.error()
     assert not (tmp_path / "out").exists()
 

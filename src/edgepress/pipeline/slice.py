@@ -107,7 +107,7 @@ def _check_inputs(name: str, job: SliceJob, *, images: bool) -> None:
     if images:
         raise InputError(
             "--select importance is measured on pictures: give --images, an .npy of floats (n, channels, height, "
-            "width), prepared as the model takes them; noise would not say what matters in pictures. Or --select uniform"
+            "width), prepared as the model takes them; noise does not say what matters in pictures. Or --select uniform"
         )
     raise InputError("--select importance is measured on text: give --text; or --select uniform")
 

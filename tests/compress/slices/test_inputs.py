@@ -68,7 +68,10 @@ def test_pictures_are_taken_from_all_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
-        (np.zeros((2, 3, 16, 16), np.uint8), "wanted floats (n, 3, 16, 16), prepared pictures; got uint8 (2, 3, 16, 16)"),
+        (
+            np.zeros((2, 3, 16, 16), np.uint8),
+            "wanted floats (n, 3, 16, 16), prepared pictures; got uint8 (2, 3, 16, 16)",
+        ),
         (np.zeros((2, 16, 16, 3), np.float32), "got float32 (2, 16, 16, 3)"),
         (np.zeros((0, 3, 16, 16), np.float32), "got float32 (0, 3, 16, 16)"),
         (np.zeros((3, 16, 16), np.float32), "got float32 (3, 16, 16)"),

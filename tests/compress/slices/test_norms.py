@@ -1,4 +1,4 @@
-"""Fitted norms: every chosen channel leaves every norm with the mean and the deviation that it had in the whole model."""
+"""Fitted norms: every chosen channel leaves every norm with the mean and the deviation that it had before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torc
         return lambda _module, _inputs, output: seen.__setitem__(name, output.flatten(0, -2).double())
 
     hooks = [
-        module.register_forward_hook(see(name)) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)
+        module.register_forward_hook(see(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
     ]
     with torch.no_grad():
         model(**inputs)

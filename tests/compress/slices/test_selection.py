@@ -38,7 +38,9 @@ def test_nothing_removed_is_the_same_to_the_bit(architecture: str, select: Any, 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("select", ["importance", "uniform"])
 @pytest.mark.parametrize(
-    ("hidden", "heads", "ffn"), [(64, 4, 24), (32, 2, 48), (32, 4, 48), (16, 2, 24)], ids=["ffn", "heads", "dims", "all"]
+    ("hidden", "heads", "ffn"),
+    [(64, 4, 24), (32, 2, 48), (32, 4, 48), (16, 2, 24)],
+    ids=["ffn", "heads", "dims", "all"],
 )
 def test_removing_what_is_empty_changes_no_answer(
     architecture: str, select: Any, hidden: int, heads: int, ffn: int, tmp_path: Path
@@ -56,7 +58,9 @@ def test_removing_what_is_empty_changes_no_answer(
     for name, values in wanted.items():
         there = values[..., places[name]] if name in places else values
         assert float(there.abs().max()) > 0.1
-        torch.testing.assert_close(found[name], there, rtol=5e-4, atol=5e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], there, rtol=5e-4, atol=5e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -156,7 +160,8 @@ def test_a_layer_of_bert_is_that_of_slices_taken_by_hand(tmp_path: Path) -> None
     x = states[0][1].double().numpy()
     queries, keys, values = (f"{at}attention.self.{part}" for part in ("query", "key", "value"))
     x = by_hand.norm(
-        x + by_hand.attention(x, queries, keys, values, f"{at}attention.output.dense"), f"{at}attention.output.LayerNorm"
+        x + by_hand.attention(x, queries, keys, values, f"{at}attention.output.dense"),
+        f"{at}attention.output.LayerNorm",
     )
     inner = gelu(by_hand.linear(x, f"{at}intermediate.dense", by_hand.f, by_hand.c))
     wanted = by_hand.norm(x + by_hand.linear(inner, f"{at}output.dense", by_hand.c, by_hand.f), f"{at}output.LayerNorm")
@@ -207,7 +212,9 @@ def test_vit_small_becomes_vit_tiny(tmp_path: Path) -> None:
     small = transformers.ViTForImageClassification(transformers.ViTConfig(**shapes, image_size=32, num_labels=10))
     sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
     sliced = slice_encoder(opened(small, tmp_path / "small"), sizes, {"pixel_values": torch.randn(4, 3, 32, 32)})
-    tiny = transformers.ViTForImageClassification(transformers.ViTConfig(**(shapes | sizes), image_size=32, num_labels=10))
+    tiny = transformers.ViTForImageClassification(
+        transformers.ViTConfig(**(shapes | sizes), image_size=32, num_labels=10)
+    )
     assert {name: values.shape for name, values in sliced.tensors.items()} == {
         name: values.shape for name, values in tiny.state_dict().items()
     }
