@@ -34,7 +34,7 @@ from edgepress.benchmarks.peers.script import exit_code
 from edgepress.benchmarks.peers.texts import describe, read
 from edgepress.compress.slices.inputs import Inputs, text_inputs
 from edgepress.compress.slices.sliced import slice_encoder
-from edgepress.compress.student.encoder_directory import EncoderDirectory, encoder_family, open_encoder
+from edgepress.compress.slices.source import EncoderDirectory, encoder_family, open_encoder
 from edgepress.errors import InputError, require
 from edgepress.progress import progress, say
 

@@ -230,7 +230,7 @@ def configured(source: Path, **fields: Any) -> None:
 
 DAMAGE: dict[str, tuple[Any, str]] = {
     "pickle": (pickled, "no *.safetensors here; other weight files can run code"),
-    "cut off": (lambda p: (p / "model.safetensors").write_bytes(b"\x10"), "cannot be loaded as BertModel"),
+    "cut off": (lambda p: (p / "model.safetensors").write_bytes(b"\x10"), "damaged or truncated safetensors file"),
     "a tensor is missing": (
         lambda p: changed(p, lambda tensors: tensors.pop("encoder.layer.1.output.dense.bias")),
         "the file has no encoder.layer.1.output.dense.bias",
@@ -248,7 +248,11 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         lambda p: configured(p, architectures=["BertForMaskedLM"]),
         "'BertForMaskedLM' is a bert model",
     ),
-    "a decoder": (lambda p: configured(p, is_decoder=True), "is_decoder is true"),
+    "a decoder": (lambda p: configured(p, is_decoder=True), "is_decoder is set"),
+    "quantized": (lambda p: configured(p, quantization_config={"bits": 4}), "quantization_config is set"),
+    "absurd depth": (lambda p: configured(p, num_hidden_layers=10**6), "1000000 layers of 64 channels"),
+    "absurd width": (lambda p: configured(p, hidden_size=2**40), "1099511627776 channels"),
+    "a width of text": (lambda p: configured(p, hidden_size="64"), "hidden_size must be a positive integer, got '64'"),
     "no JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
 }
 
@@ -288,7 +292,8 @@ def test_a_killed_slice_is_not_there_and_the_next_is_whole(
 
     whole: Outcome = runner.perform(run("whole"))[0]
     assert whole.code == 0, whole.err
-    for kill_at in range(1, len(whole.changes) + 1):
+    renamed = [place for place, change in enumerate(whole.changes, start=1) if change[0] == "os.rename"][-1]
+    for kill_at in sorted({1, renamed // 2, renamed - 1, renamed}):
         name = f"killed-{kill_at}"
         killed = runner.perform(run(name, kill_at))[0]
         assert killed.code == -signal.SIGKILL

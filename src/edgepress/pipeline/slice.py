@@ -40,7 +40,7 @@ def slice_model(model: str, job: SliceJob, out: Path) -> SliceRecord:
         InputError: the model cannot be cut to this, calibration inputs are missing or do not fit, or ``out`` is
             another's.
     """
-    from edgepress.compress.student.encoder_directory import encoder_family
+    from edgepress.compress.slices.source import encoder_family
 
     directory = Path(model).expanduser()
     _check_out(directory, out)
@@ -62,8 +62,8 @@ def _check_out(model: Path, out: Path) -> None:
 def _slice_encoder(directory: Path, family: EncoderFamily, job: SliceJob, out: Path) -> SliceRecord:
     from edgepress.compress.slices.shape import encoder_sizes_from_shares, read_shape
     from edgepress.compress.slices.sliced import slice_encoder
-    from edgepress.compress.student.companions import copy_companions
-    from edgepress.compress.student.encoder_directory import open_encoder
+    from edgepress.compress.slices.companions import copy_companions
+    from edgepress.compress.slices.source import open_encoder
 
     _check_inputs(directory.name, job, images=family.images)
     source = open_encoder(directory, family)
@@ -170,9 +170,6 @@ def _decoder_sizes(spec: ModelSpec) -> dict[str, int]:
 @contextmanager
 def _written(out: Path, record: SliceRecord) -> Iterator[Path]:
     """A directory to write a model into, which gets the record and then takes its name."""
-    try:
-        with atomic_directory(out) as working:
-            yield working
-            (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
+    with atomic_directory(out) as working:
+        yield working
+        (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgepress.compress.slices.norms import Moments, fitted
 from edgepress.compress.slices.sliced import slice_encoder
-from edgepress.compress.student.encoder_directory import encoder_family, open_encoder
+from edgepress.compress.slices.source import encoder_family, open_encoder
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

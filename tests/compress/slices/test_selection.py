@@ -12,7 +12,7 @@ from one_core import one_core  # noqa: F401
 from sliceable import ARCHITECTURES, AUTO, Kept, answers, empty, inputs_for, is_vision, make_model, sizes_of, write
 
 from edgepress.compress.slices.sliced import slice_encoder
-from edgepress.compress.student.encoder_directory import EncoderDirectory, encoder_family, open_encoder
+from edgepress.compress.slices.source import EncoderDirectory, encoder_family, open_encoder
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -220,6 +220,13 @@ def test_vit_small_becomes_vit_tiny(tmp_path: Path) -> None:
     }
     assert sliced.shape.head_dim == 64
     assert bool(answers(sliced.model, {"pixel_values": torch.randn(2, 3, 32, 32)})["logits"].isfinite().all())
+
+
+def test_a_pooler_of_a_width_of_its_own_keeps_it(tmp_path: Path) -> None:
+    source = opened(make_model("ViTModel", pooler_output_size=24), tmp_path / "m")
+    sliced = slice_encoder(source, sizes_of("ViTModel", 32, 3, 2, 48), inputs_for("ViTModel"))
+    assert sliced.tensors["pooler.dense.weight"].shape == (24, 32)
+    assert answers(sliced.model, inputs_for("ViTModel"))["pooler_output"].shape == (6, 24)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

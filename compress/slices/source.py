@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import transformers
 from torch import nn
 
 from edgepress.artifact.encoder_families import ENCODER_FAMILIES, EncoderFamily
+from edgepress.compress.slices.shape import read_shape
 from edgepress.compress.student.json_file import read_json
+from edgepress.compress.student.safetensors_file import locate_tensors
 from edgepress.errors import InputError
 
 _CONSTANTS = ("position_ids", "token_type_ids")  # older exports stored these, which follow from the configuration
@@ -58,13 +61,11 @@ def open_encoder(directory: Path, family: EncoderFamily) -> EncoderDirectory:
     Raises:
         InputError: no safetensors, a class whose tensors are not known, or files that are damaged or do not fit it.
     """
-    architecture = _architecture(directory, family)
-    if not list(directory.glob("*.safetensors")):
-        raise InputError(f"{directory}: no *.safetensors here; other weight files can run code and are never loaded")
+    stated = read_json(directory / "config.json")
+    architecture = _architecture(directory, stated, family)
+    _check_sizes(directory, stated, family)
     model, absent = _load(directory, architecture)
     config = model.config.to_dict()
-    if config.get("is_decoder"):
-        raise InputError(f"{directory}/config.json: is_decoder is true; only encoders are sliced by their table")
     tensors = dict(model.state_dict())
     for name, values in tensors.items():
         if not bool(torch.isfinite(values).all()):
@@ -72,14 +73,35 @@ def open_encoder(directory: Path, family: EncoderFamily) -> EncoderDirectory:
     return EncoderDirectory(directory, family, architecture, config, tensors, model.float().eval(), absent)
 
 
-def _architecture(directory: Path, family: EncoderFamily) -> str:
-    names = read_json(directory / "config.json").get("architectures") or [family.base]
-    if names[0] not in family.architectures:
+def _architecture(directory: Path, config: dict[str, Any], family: EncoderFamily) -> str:
+    """The class; whatever is no plain encoder is refused."""
+    names = config.get("architectures") or [family.base]
+    name = names[0] if isinstance(names, list) else names
+    if name not in family.architectures:
         raise InputError(
-            f"{directory}: {names[0]!r} is a {family.name} model whose head cannot be cut; known: "
+            f"{directory}: {name!r:.60} is a {family.name} model whose head cannot be cut; known: "
             f"{', '.join(family.architectures)}"
         )
-    return str(names[0])
+    for field in ("is_decoder", "add_cross_attention", "quantization_config"):
+        if config.get(field):
+            raise InputError(f"{directory}/config.json: {field} is set; wanted an encoder that is not quantized")
+    return str(name)
+
+
+def _check_sizes(directory: Path, config: dict[str, Any], family: EncoderFamily) -> None:
+    """Refuse damaged files, and a configuration of more weights than they hold, before anything is made of that size."""
+    files = list(directory.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{directory}: no *.safetensors here; other weight files can run code and are never loaded")
+    kind = transformers.AutoConfig.for_model(family.name).to_dict()
+    shape = read_shape(kind | config, family, f"{directory}/config.json")
+    weights = shape.layers * shape.hidden * (4 * shape.hidden + 2 * shape.ffn)
+    stored = sum(prod(found.stored.shape) for file in files for found in locate_tensors(file).values())
+    if weights > stored:
+        raise InputError(
+            f"{directory}/config.json: {shape.layers} layers of {shape.hidden} channels and {shape.ffn} neurons have "
+            f"{weights} weights and more, and the files hold {stored}"
+        )
 
 
 def _load(directory: Path, architecture: str) -> tuple[Any, frozenset[str]]:
@@ -90,6 +112,7 @@ def _load(directory: Path, architecture: str) -> tuple[Any, frozenset[str]]:
             torch.manual_seed(0)
             model, found = getattr(transformers, architecture).from_pretrained(
                 directory,
+                attn_implementation="sdpa",
                 dtype="auto",
                 use_safetensors=True,
                 local_files_only=True,
