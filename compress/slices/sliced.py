@@ -16,8 +16,8 @@ from edgepress.compress.slices.inputs import Inputs
 from edgepress.compress.slices.norms import fit_norms
 from edgepress.compress.slices.selection import Chosen, choose, cut
 from edgepress.compress.slices.shape import EncoderShape, read_shape, size_fields, smaller_config
-from edgepress.compress.slices.statistics import EncoderStatistics, encoder_statistics
 from edgepress.compress.slices.source import EncoderDirectory
+from edgepress.compress.slices.statistics import EncoderStatistics, encoder_statistics
 from edgepress.errors import InputError
 
 Select = Literal["importance", "uniform"]

@@ -89,7 +89,7 @@ def _architecture(directory: Path, config: dict[str, Any], family: EncoderFamily
 
 
 def _check_sizes(directory: Path, config: dict[str, Any], family: EncoderFamily) -> None:
-    """Refuse damaged files, and a configuration of more weights than they hold, before anything is made of that size."""
+    """Refuse damaged files, and a configuration of more weights than they hold, before any of that size are made."""
     files = list(directory.glob("*.safetensors"))
     if not files:
         raise InputError(f"{directory}: no *.safetensors here; other weight files can run code and are never loaded")

@@ -60,9 +60,9 @@ def _check_out(model: Path, out: Path) -> None:
 
 
 def _slice_encoder(directory: Path, family: EncoderFamily, job: SliceJob, out: Path) -> SliceRecord:
+    from edgepress.compress.slices.companions import copy_companions
     from edgepress.compress.slices.shape import encoder_sizes_from_shares, read_shape
     from edgepress.compress.slices.sliced import slice_encoder
-    from edgepress.compress.slices.companions import copy_companions
     from edgepress.compress.slices.source import open_encoder
 
     _check_inputs(directory.name, job, images=family.images)
