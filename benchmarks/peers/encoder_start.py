@@ -83,7 +83,7 @@ def train(
                 batch = order[step * options.batch :][: options.batch]
                 loss = similarity_loss(embed(student, sentences[batch]), wanted[batch])
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()

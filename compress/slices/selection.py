@@ -59,20 +59,21 @@ def choose(
     whole: EncoderShape, small: EncoderShape, layers: tuple[int, ...], statistics: EncoderStatistics | None
 ) -> Chosen:
     """Choose: evenly, or by importance where there are statistics."""
-
-    def pick(count: int, of: int, importance: Means | None) -> Indices:
-        return evenly(count, of) if importance is None else strongest(count, importance)
-
-    known = statistics
+    nothing: tuple[Means | None, ...] = (None,) * whole.layers
+    heads, ffn = (statistics.heads, statistics.ffn) if statistics is not None else (nothing, nothing)
     return Chosen(
         layers=layers,
-        hidden=pick(small.hidden, whole.hidden, known and known.hidden),
+        hidden=_pick(small.hidden, whole.hidden, statistics.hidden if statistics is not None else None),
         dims=evenly(small.head_dim, whole.head_dim),
-        heads=tuple(pick(small.heads, whole.heads, known and known.heads[layer]) for layer in layers),
-        ffn=tuple(pick(small.ffn, whole.ffn, known and known.ffn[layer]) for layer in layers),
-        pooled=pick(small.pooled, whole.pooled, known and known.pooled),
+        heads=tuple(_pick(small.heads, whole.heads, heads[layer]) for layer in layers),
+        ffn=tuple(_pick(small.ffn, whole.ffn, ffn[layer]) for layer in layers),
+        pooled=_pick(small.pooled, whole.pooled, statistics.pooled if statistics is not None else None),
         head_dim=whole.head_dim,
     )
+
+
+def _pick(count: int, of: int, importance: Means | None) -> Indices:
+    return evenly(count, of) if importance is None else strongest(count, importance)
 
 
 def cut(values: torch.Tensor, role: Role, chosen: Chosen, layer: int | None) -> torch.Tensor:

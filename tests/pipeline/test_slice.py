@@ -82,7 +82,7 @@ def test_a_uniform_decoder_needs_no_text_and_is_plain_slices(scene: Path, tmp_pa
 def test_an_encoder_is_one_that_stock_transformers_reads(scene: Path, tmp_path: Path) -> None:
     import transformers
 
-    arguments = ["--start", "encoder.json", "--text", "text.txt", "-o", tmp_path / "out", "--json"]
+    arguments: list[str | Path] = ["--start", "encoder.json", "--text", "text.txt", "-o", tmp_path / "out", "--json"]
     record = edgepress("slice", "classifier", *arguments).json()
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "out", output_loading_info=True
@@ -100,7 +100,7 @@ def test_an_encoder_is_one_that_stock_transformers_reads(scene: Path, tmp_path: 
 def test_a_vision_model_is_cut_on_pictures(scene: Path, tmp_path: Path) -> None:
     import transformers
 
-    arguments = ["--start", "width=0.5", "--images", "pictures.npy", "-o", tmp_path / "out", "--json"]
+    arguments: list[str | Path] = ["--start", "width=0.5", "--images", "pictures.npy", "-o", tmp_path / "out", "--json"]
     record = edgepress("slice", "vit", *arguments).json()
     assert record["sizes"] == {
         "hidden_size": 32,
@@ -144,7 +144,7 @@ def test_a_source_without_a_pooler_gives_a_slice_without_one(scene: Path, tmp_pa
     tensors = load_file(source / "model.safetensors")
     kept = {name: values for name, values in tensors.items() if "pooler" not in name}
     save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
-    arguments = ["--start", "encoder.json", "--text", "text.txt", "-o", tmp_path / "out", "--json"]
+    arguments: list[str | Path] = ["--start", "encoder.json", "--text", "text.txt", "-o", tmp_path / "out", "--json"]
     record = edgepress("slice", source, *arguments).json()
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert not [name for name in found if "pooler" in name]

@@ -14,6 +14,7 @@ from sliceable import ARCHITECTURES, AUTO, Kept, answers, empty, inputs_for, is_
 from edgepress.compress.slices.sliced import slice_encoder
 from edgepress.compress.slices.source import EncoderDirectory, encoder_family, open_encoder
 
+Floats = Any  # float64, or places
 pytestmark = pytest.mark.usefixtures("one_core")
 
 
@@ -58,9 +59,7 @@ def test_removing_what_is_empty_changes_no_answer(
     for name, values in wanted.items():
         there = values[..., places[name]] if name in places else values
         assert float(there.abs().max()) > 0.1
-        torch.testing.assert_close(
-            found[name], there, rtol=5e-4, atol=5e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(found[name], there, rtol=5e-4, atol=5e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -109,15 +108,15 @@ def test_importance_finds_what_is_loud(architecture: str, tmp_path: Path) -> Non
     assert chosen.pooled.tolist() == kept.pooled
 
 
-def even(count: int, of: int) -> np.ndarray:
+def even(count: int, of: int) -> Floats:
     return np.array([i * of // count for i in range(count)])
 
 
-def normed(x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+def normed(x: Floats, gain: Floats, bias: Floats, eps: float) -> Floats:
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * gain + bias
 
 
-def gelu(x: np.ndarray) -> np.ndarray:
+def gelu(x: Floats) -> Floats:
     return x * 0.5 * (1 + torch.erf(torch.from_numpy(x / np.sqrt(2))).numpy())
 
 
@@ -130,15 +129,15 @@ class Numpy:
         self.dims = even(hidden // heads, 16)
         self.heads = even(heads, 4)
 
-    def linear(self, x: np.ndarray, name: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def linear(self, x: Floats, name: str, rows: Floats, columns: Floats) -> Floats:
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
         cut = np.array([[weight[row, column] for column in columns] for row in rows])
         return x @ cut.T + bias[rows]
 
-    def norm(self, x: np.ndarray, name: str) -> np.ndarray:
+    def norm(self, x: Floats, name: str) -> Floats:
         return normed(x, self._tensors[f"{name}.weight"][self.c], self._tensors[f"{name}.bias"][self.c], 1e-12)
 
-    def attention(self, x: np.ndarray, q: str, k: str, v: str, out: str) -> np.ndarray:
+    def attention(self, x: Floats, q: str, k: str, v: str, out: str) -> Floats:
         total = 0.0
         for head in self.heads:
             rows = head * 16 + self.dims
