@@ -80,7 +80,7 @@ class FineTuning:
                 shown(settings.batch)
                 if run.steps in checks:
                     run = self._check(run, state, held_out)
-                    say(f"step {run.steps} of {steps}: held-out divergence {run.checks[-1].held_out_kl:.4f}")
+                    say(f"step {run.steps} of {steps}: held-out divergence {run.checks[-1].held_out:.4f}")
                 if run.steps % settings.save_steps == 0 or run.steps == steps:
                     state.save(run, self._tensors())
         self._restore(state.load_best(run))
@@ -113,8 +113,8 @@ class FineTuning:
 
     def _check(self, run: Progress, state: TrainerState, held_out: Callable[[], float]) -> Progress:
         check = Check(run.steps, run.steps * self._settings.batch, held_out())
-        if not math.isfinite(check.held_out_kl):
-            raise EdgepressError(f"training diverged: {check.held_out_kl} after {run.steps} steps; lower the rate")
+        if not math.isfinite(check.held_out):
+            raise EdgepressError(f"training diverged: {check.held_out} after {run.steps} steps; lower the rate")
         checked = msgspec.structs.replace(run, checks=(*run.checks, check))
         if checked.best is check:
             state.save_best(checked, {name: _numpy(value) for name, value in self._parameters().items()})

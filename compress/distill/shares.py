@@ -29,8 +29,8 @@ def sizes_from_shares(teacher: ModelSpec, shares: Shares) -> dict[str, Any]:
     layer = teacher.layers[0]
     groups = max(1, round(layer.kv_heads * shares.width))
     return {
-        "hidden_size": _rounded(teacher.hidden, shares.width),
-        "intermediate_size": _rounded(max(each.ffn for each in teacher.layers), shares.width),
+        "hidden_size": rounded_share(teacher.hidden, shares.width),
+        "intermediate_size": rounded_share(max(each.ffn for each in teacher.layers), shares.width),
         "num_hidden_layers": max(1, round(teacher.depth * shares.depth)),
         "num_attention_heads": groups * (layer.heads // layer.kv_heads),
         "num_key_value_heads": groups,
@@ -38,6 +38,6 @@ def sizes_from_shares(teacher: ModelSpec, shares: Shares) -> dict[str, Any]:
     }
 
 
-def _rounded(size: int, share: float) -> int:
+def rounded_share(size: int, share: float) -> int:
     """A share of a size in multiples of 64, never more than the size itself."""
     return min(size, max(_MULTIPLE, round(size * share / _MULTIPLE) * _MULTIPLE))

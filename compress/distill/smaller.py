@@ -46,21 +46,30 @@ def smaller_size(source: WeightSource, sizes: dict[str, Any], layers: Layers = "
     Raises:
         InputError: another field, or a size that is none.
     """
-    for field in sizes:
+    for field, value in sizes.items():
         if field not in _SIZES:
-            raise InputError(f"start: {field!r} is not a size; sizes: {', '.join(_SIZES)}")
+            raise InputError(
+                f"start: {field!r} is not a size ({value!r:.40} here, {source.config.get(field)!r:.40} in the larger "
+                f"model, and stays); sizes: {', '.join(_SIZES)}"
+            )
     spec = source.spec
     # Left out, it would follow from the new width.
     config = source.config | {"head_dim": spec.head_dim} | sizes | {"tie_word_embeddings": spec.tied}
     depth = config.get("num_hidden_layers")
     if not isinstance(depth, int) or not 0 < depth <= spec.depth:
         raise InputError(f"start: num_hidden_layers is {depth!r}; the larger model has {spec.depth}, take 1 to that")
-    chosen = np.linspace(0, spec.depth - 1, depth).round().astype(int) if layers == "uniform" else np.arange(depth)
+    chosen = chosen_layers(depth, spec.depth, layers)
     if config.get("layer_types"):
         config["layer_types"] = [source.config["layer_types"][index] for index in chosen]
-    size = Size(config, read_spec(config, tied=spec.tied, where="start"), tuple(chosen.tolist()))
+    size = Size(config, read_spec(config, tied=spec.tied, where="start"), chosen)
     _check_accepted(config)
     return size
+
+
+def chosen_layers(depth: int, of: int, layers: Layers) -> tuple[int, ...]:
+    """``depth`` of a larger model's layers: evenly spaced from the first to the last, or the first ones."""
+    chosen = np.linspace(0, of - 1, depth).round().astype(int) if layers == "uniform" else np.arange(depth)
+    return tuple(chosen.tolist())
 
 
 def _check_accepted(config: dict[str, Any]) -> None:

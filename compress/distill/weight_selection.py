@@ -107,18 +107,26 @@ class SelectedWeights:
         InputError: the configuration is not one that the source contains; says which number is in the way.
     """
 
-    def __init__(self, source: WeightSource, size: Size, statistics: ChannelStatistics | None = None) -> None:
+    def __init__(
+        self,
+        source: WeightSource,
+        size: Size,
+        statistics: ChannelStatistics | None = None,
+        *,
+        by_importance: bool = True,
+    ) -> None:
         """Choose; tensors are cut when they are read.
 
         Args:
             source: the larger model.
             size: the student's configuration, and which of the source's layers it takes.
             statistics: of the source on calibration text; without them channels are evenly spaced and gains kept.
+            by_importance: statistics choose the channels as well; otherwise they serve the gains alone.
         """
         check_smaller(source, size)
         self._source, self._statistics = source, statistics
         self.spec, self.config = size.spec, size.config
-        self.selection = choose(source.spec, size.spec, np.asarray(size.layers), statistics)
+        self.selection = choose(source.spec, size.spec, np.asarray(size.layers), statistics if by_importance else None)
         self._shapes = expected_shapes(self.spec, self.config)
         self._family = FAMILIES[self.spec.family]
 

@@ -55,6 +55,7 @@ def root(
 from edgepress.cli import make  # noqa: E402, F401
 from edgepress.cli import answers  # noqa: E402, F401
 from edgepress.cli import distill  # noqa: E402, F401
+from edgepress.cli import slice  # noqa: E402, F401
 from edgepress.cli import gad  # noqa: E402, F401
 from edgepress.cli import label  # noqa: E402, F401
 from edgepress.cli import encoder  # noqa: E402, F401

@@ -111,7 +111,7 @@ def _train(opened: Any, tokens: dict[str, Any], data: Data, settings: Classifier
     solved = time.monotonic() - started
     training = FineTuning(opened, tokens["train"], targets, settings)
     run = training.train(TrainerState(state), lambda: divergence(logits_of(opened, tokens["held_out"]), judged))
-    checks = tuple(Check(check.tokens, check.held_out_kl) for check in run.checks)
+    checks = tuple(Check(check.tokens, check.held_out) for check in run.checks)
     return Trained(ridge, run.losses, checks, solved + run.seconds)
 
 

@@ -49,10 +49,10 @@ def write_student(
         "student": start.source if isinstance(start, Student) else None,
         "calibration": {"files": list(job.text)},
     }
-    write_model(start, lineage_of(origin, recipe, job.text), key, out, (RECORD_FILE, record), tensors)
+    write_trained(start, lineage_of(origin, recipe, job.text), key, out, (RECORD_FILE, record), tensors)
 
 
-def write_model(
+def write_trained(
     start: WeightSource, lineage: Lineage, key: str, out: Path, record: tuple[str, object], tensors: dict[str, Any]
 ) -> None:
     """Write a trained model's files into ``out``, and last the manifest and the record that they are done.
@@ -65,16 +65,9 @@ def write_model(
         record: name and content of the file that tells the course of the training.
         tensors: the weights, float32.
     """
-    config = dict(start.config) | {
-        "architectures": start.config.get("architectures") or [FAMILIES[start.spec.family].architectures[0]],
-        "tie_word_embeddings": start.spec.tied,
-        "dtype": "float32",
-    }
     with atomic_directory(out / ".edgepress" / "student") as working:
-        save_file(tensors, working / "model.safetensors", metadata={"format": "pt"})
-        copy_tokenizer(start.tokenizer_dir, working)
+        write_model(start, tensors, working)
         (working / record[0]).write_bytes(_json(record[1]))
-        (working / "config.json").write_bytes(_json(config))
     made = out / ".edgepress" / "student"
     names = sorted((path.name for path in made.iterdir()), key=lambda name: (name == "config.json", name))
     for name in names:
@@ -88,6 +81,18 @@ def write_model(
     plan = model_plan(student, assign_formats(student, QuantizeStep(solver="nearest", format="f32"), {}))
     write_manifest(build_manifest(plan, lineage, (), entries), out)
     write_atomically(out / ".edgepress" / _DONE, msgspec.json.encode(_Done(key, entries)))
+
+
+def write_model(start: WeightSource, tensors: dict[str, Any], directory: Path) -> None:
+    """Weights, tokenizer and ``config.json`` into an existing directory; the tensors are those of ``start``'s shape."""
+    config = dict(start.config) | {
+        "architectures": start.config.get("architectures") or [FAMILIES[start.spec.family].architectures[0]],
+        "tie_word_embeddings": start.spec.tied,
+        "dtype": "float32",
+    }
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    copy_tokenizer(start.tokenizer_dir, directory)
+    (directory / "config.json").write_bytes(_json(config))
 
 
 def tidy(out: Path) -> None:

@@ -20,7 +20,7 @@ from edgepress.compress.distill.text import text_digest
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.student.student import Student
 from edgepress.errors import require
-from edgepress.pipeline.distilled_student import finished_record, lineage_of, tidy, write_model
+from edgepress.pipeline.distilled_student import finished_record, lineage_of, tidy, write_trained
 from edgepress.pipeline.gad_job import GadJob
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
@@ -63,7 +63,7 @@ def gad(student: Student, job: GadJob, out: Path) -> GadRecord:
             write_atomically(out / SPEED_FILE, msgspec.json.format(msgspec.json.encode(trained.speed), indent=2))
             recipe = {"gad": msgspec.to_builtins(job), "calibration": {"files": list(job.text)}}
             lineage = lineage_of(student, recipe, job.text)
-            write_model(student, lineage, key, out, (GAD_RECORD_FILE, trained.record), trained.tensors)
+            write_trained(student, lineage, key, out, (GAD_RECORD_FILE, trained.record), trained.tensors)
             tidy(out)
             write_gad_report(out)
     return trained.record

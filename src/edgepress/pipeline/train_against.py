@@ -53,7 +53,7 @@ def train_against(
     if settings.warm_up.passes:
         say("warm-up: cross-entropy with the teacher's answers; the held-out divergence is that of held-out ones")
         course = warm_up(student, pairs, held_out, settings, TrainerState(state / "warm-up"))
-        warmed = WarmUpRecord(steps=course.steps, before=course.checks[0].held_out_kl, after=course.best.held_out_kl)
+        warmed = WarmUpRecord(steps=course.steps, before=course.checks[0].held_out, after=course.best.held_out)
     reference = copy.deepcopy(student)
     judge = HeldOut(reference, held_out, settings.gad, stop_ids)
     adversary = Adversary(student, reference, pairs, judge, settings, stop_ids)

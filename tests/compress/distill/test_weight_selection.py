@@ -203,7 +203,7 @@ def test_the_digest_changes_with_the_choice(llama_dir: Path) -> None:
         ({"num_key_value_heads": 4}, "num_key_value_heads 4 is more than"),
         ({"num_key_value_heads": 1}, "query heads per key-value head 4 is more than the larger model's 2"),
         ({"head_dim": 10}, "head_dim 10 does not divide 16"),
-        ({"vocab_size": 100}, "'vocab_size' is not a size"),
+        ({"vocab_size": 100}, r"'vocab_size' is not a size \(100 here, \d+ in the larger model"),
         ({"hidden_size": 0}, "hidden_size must be a positive integer"),
     ],
 )

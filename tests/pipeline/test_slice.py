@@ -1,0 +1,304 @@
+"""``edgepress slice``: a directory that stock transformers opens, whole or not there, and refusals in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import edgepress
+from killed_runs import Outcome, Run, Runner
+from one_core import one_core  # noqa: F401
+from own_cache import own_cache  # noqa: F401
+from safetensors.numpy import load_file, save_file
+from sliceable import make_model, write
+from tiny_models import CORPUS, make_model_dir
+
+from edgepress.compress.distill.channel_statistics import channel_statistics
+from edgepress.compress.distill.smaller import smaller_size
+from edgepress.compress.distill.text import read_windows
+from edgepress.compress.distill.weight_selection import SelectedWeights, evenly
+from edgepress.compress.student.open import open_student
+from edgepress.runtime.text import TextCodec
+
+pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
+DECODER = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64}
+ENCODER = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, sizes, text and pictures."""
+    root = tmp_path_factory.mktemp("slice")
+    make_model_dir("llama", root / "llama")
+    for name, architecture in (("bert", "BertModel"), ("classifier", "BertForSequenceClassification")):
+        write(make_model(architecture), root / name)
+    write(make_model("ViTForImageClassification"), root / "vit")
+    (root / "decoder.json").write_text(json.dumps(DECODER), encoding="utf-8")
+    (root / "encoder.json").write_text(json.dumps(ENCODER), encoding="utf-8")
+    (root / "text.txt").write_text(CORPUS * 24, encoding="utf-8")
+    np.save(root / "pictures.npy", np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def here(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scene)
+
+
+@pytest.mark.parametrize("by_importance", [True, False])
+def test_a_decoder_is_written_as_it_is_selected(scene: Path, tmp_path: Path, by_importance: bool) -> None:
+    way = ["--select", "importance" if by_importance else "uniform", "--text", "text.txt"]
+    record = edgepress("slice", "llama", "--start", "decoder.json", "-o", tmp_path / "out", *way, "--json").json()
+    source = open_student("llama")
+    windows = read_windows(TextCodec(source.tokenizer_dir), ("text.txt",), 256).tokens[:32]
+    statistics = channel_statistics(source, windows)
+    wanted = SelectedWeights(source, smaller_size(source, DECODER), statistics, by_importance=by_importance)
+    found = open_student(str(tmp_path / "out"))
+    assert found.names == wanted.names
+    for name in found.names:
+        np.testing.assert_array_equal(found.read(name), wanted.read(name))
+    assert (wanted.selection.hidden.tolist() == evenly(32, 64).tolist()) is not by_importance
+    assert record["sizes"] | DECODER == record["sizes"]
+    assert record["parameters"] == found.parameters
+    assert record["norms"] == "fitted"
+
+
+def test_a_uniform_decoder_needs_no_text_and_is_plain_slices(scene: Path, tmp_path: Path) -> None:
+    done = edgepress("slice", "llama", "--start", "width=0.5,depth=0.5", "--select", "uniform", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "layers 0 of the source; norms kept" in done.out
+    small, large = (load_file(place / "model.safetensors") for place in (tmp_path / "out", scene / "llama"))
+    name = "model.layers.0.input_layernorm.weight"
+    np.testing.assert_array_equal(small[name], large[name])  # 64 channels are the least
+
+
+def test_an_encoder_is_one_that_stock_transformers_reads(scene: Path, tmp_path: Path) -> None:
+    import transformers
+
+    arguments: list[str | Path] = ["--start", "encoder.json", "--text", "text.txt", "-o", tmp_path / "out", "--json"]
+    record = edgepress("slice", "classifier", *arguments).json()
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.classifier.weight.shape == (5, 32)
+    assert record["parameters"] == sum(values.numel() for values in model.parameters())
+    assert record["sizes"] == ENCODER
+    assert record["layers"] == [0, 2]
+    assert json.loads((tmp_path / "out" / "slice.json").read_text("utf-8")) == record
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("fox")["input_ids"] == transformers.AutoTokenizer.from_pretrained("classifier")("fox")["input_ids"]
+
+
+def test_a_vision_model_is_cut_on_pictures(scene: Path, tmp_path: Path) -> None:
+    import transformers
+
+    arguments: list[str | Path] = ["--start", "width=0.5", "--images", "pictures.npy", "-o", tmp_path / "out", "--json"]
+    record = edgepress("slice", "vit", *arguments).json()
+    assert record["sizes"] == {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 16, 16)).logits.shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["bert", "classifier", "vit"])
+def test_nothing_removed_writes_the_same_numbers(scene: Path, tmp_path: Path, name: str) -> None:
+    done = edgepress("slice", name, "--start", "width=1", "--select", "uniform", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    found, wanted = (load_file(place / "model.safetensors") for place in (tmp_path / "out", scene / name))
+    assert found.keys() == wanted.keys()
+    for key, values in wanted.items():
+        np.testing.assert_array_equal(found[key], values)
+    before, after = (json.loads((p / "config.json").read_text("utf-8")) for p in (scene / name, tmp_path / "out"))
+    assert before == after
+
+
+def test_sentence_transformers_is_told_the_new_width(scene: Path, tmp_path: Path) -> None:
+    source = write(make_model("BertModel"), tmp_path / "source")
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 64, "pooling_mode_mean_tokens": true}'
+    )
+    (source / "modules.json").write_text("[]")
+    done = edgepress("slice", source, "--start", "encoder.json", "--select", "uniform", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    pooling = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text("utf-8"))
+    assert pooling == {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    assert (tmp_path / "out" / "modules.json").is_file()
+
+
+def test_a_source_without_a_pooler_gives_a_slice_without_one(scene: Path, tmp_path: Path) -> None:
+    source = write(make_model("BertModel"), tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    kept = {name: values for name, values in tensors.items() if "pooler" not in name}
+    save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
+    arguments: list[str | Path] = ["--start", "encoder.json", "--text", "text.txt", "-o", tmp_path / "out", "--json"]
+    record = edgepress("slice", source, *arguments).json()
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert not [name for name in found if "pooler" in name]
+    assert record["parameters"] == sum(values.size for values in found.values())
+
+
+SLICE = ["slice", "bert", "--select", "uniform", "-o", "out", "--start"]
+VIT = ["slice", "vit", "-o", "out", "--start", "width=0.5"]
+# What is asked for → what the refusal says.
+WRONG: dict[str, tuple[list[str], str]] = {
+    "wider": ([*SLICE, '{"hidden_size": 128, "num_attention_heads": 4}'], "hidden_size 128 is more than the larger"),
+    "deeper": ([*SLICE, '{"num_hidden_layers": 4}'], "num_hidden_layers 4 is more than the larger model's 3"),
+    "more heads": ([*SLICE, '{"num_attention_heads": 8}'], "num_attention_heads 8 is more than the larger model's 4"),
+    "more neurons": ([*SLICE, '{"intermediate_size": 49}'], "intermediate_size 49 is more than the larger model's 48"),
+    "fractions of heads": ([*SLICE, '{"hidden_size": 30}'], "num_attention_heads 4 does not divide hidden_size 30"),
+    "wider heads": ([*SLICE, '{"num_attention_heads": 2}'], "have 32 dimensions each, the larger model's have 16"),
+    "another vocabulary": ([*SLICE, '{"vocab_size": 99}'], "'vocab_size' is not a size (99 here, 320 in the larger"),
+    "nothing": ([*SLICE, '{"hidden_size": 0}'], "hidden_size must be a positive integer, got 0"),
+    "a truth": ([*SLICE, '{"num_hidden_layers": true}'], "num_hidden_layers must be a positive integer, got True"),
+    "no JSON": ([*SLICE, "{"], "wanted a JSON object of sizes"),
+    "shares and sizes": ([*SLICE, '{"width": 0.5, "hidden_size": 32}'], "wanted width and depth"),
+    "too large a share": (["slice", "bert", "--start", "width=2", "-o", "out"], "wanted width and depth, each above 0"),
+    "no such file": (["slice", "bert", "--start", "absent.json", "-o", "out"], "absent.json: cannot be read; wanted"),
+    "importance of nothing": (["slice", "bert", "--start", "width=0.5", "-o", "out"], "measured on text: give --text"),
+    "importance of no pictures": (VIT, "give --images, an .npy of floats (n, channels, height, width)"),
+    "text for pictures": ([*VIT, "--text", "text.txt"], "--text: vit takes pictures; give --images"),
+    "pictures for text": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "out", "--images", "pictures.npy"],
+        "--images: bert takes text; give --text",
+    ),
+    "pictures for a decoder": (
+        ["slice", "llama", "--start", "width=0.5", "-o", "out", "--images", "pictures.npy"],
+        "--images: llama takes text; give --text",
+    ),
+    "a text as pictures": ([*VIT, "--images", "text.txt"], "text.txt: cannot be read as an .npy of numbers"),
+    "no such pictures": ([*VIT, "--images", "absent.npy"], "absent.npy: cannot be read"),
+    "no such text": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "out", "--text", "no.txt"],
+        "no.txt: no such file",
+    ),
+    "unknown way": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "out", "--select", "best"],
+        "known: importance, unif",
+    ),
+    "unknown layers": (["slice", "bert", "--start", "width=0.5", "-o", "out", "--layers", "last"], "--layers 'last'"),
+    "no model": (["slice", "./absent", "--start", "width=0.5", "-o", "out", "--select", "uniform"], "absent: no such"),
+    "onto the model": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "bert", "--select", "uniform"],
+        "the model itself",
+    ),
+    "onto another's": (
+        ["slice", "bert", "--start", "width=0.5", "-o", "vit", "--select", "uniform"],
+        "no earlier slice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_cut_is_refused_in_one_line(scene: Path, tmp_path: Path, case: str) -> None:
+    arguments, message = WRONG[case]
+    if arguments[-1].startswith("{"):
+        (tmp_path / "sizes.json").write_text(arguments[-1], encoding="utf-8")
+        arguments = [*arguments[:-1], str(tmp_path / "sizes.json")]
+    assert message in edgepress(*arguments).error()
+    assert not (scene / "out").exists()
+    assert not list(scene.glob(".*"))
+
+
+def pickled(source: Path) -> None:
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+
+
+def changed(source: Path, change: Any) -> None:
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+
+def configured(source: Path, **fields: Any) -> None:
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    (source / "config.json").write_text(json.dumps(config | fields), encoding="utf-8")
+
+
+DAMAGE: dict[str, tuple[Any, str]] = {
+    "pickle": (pickled, "no *.safetensors here; other weight files can run code"),
+    "cut off": (lambda p: (p / "model.safetensors").write_bytes(b"\x10"), "damaged or truncated safetensors file"),
+    "a tensor is missing": (
+        lambda p: changed(p, lambda tensors: tensors.pop("encoder.layer.1.output.dense.bias")),
+        "the file has no encoder.layer.1.output.dense.bias",
+    ),
+    "a tensor too many": (
+        lambda p: changed(p, lambda tensors: tensors.update(extra=np.zeros(3, np.float32))),
+        "the file has 'extra', for which BertModel has no place",
+    ),
+    "NaN": (
+        lambda p: changed(p, lambda tensors: tensors["pooler.dense.bias"].fill(np.nan)),
+        "pooler.dense.bias has values that are NaN",
+    ),
+    "another shape": (lambda p: configured(p, intermediate_size=50), "cannot be loaded as BertModel"),
+    "an unknown head": (
+        lambda p: configured(p, architectures=["BertForMaskedLM"]),
+        "'BertForMaskedLM' is a bert model",
+    ),
+    "a decoder": (lambda p: configured(p, is_decoder=True), "is_decoder is set"),
+    "quantized": (lambda p: configured(p, quantization_config={"bits": 4}), "quantization_config is set"),
+    "absurd depth": (lambda p: configured(p, num_hidden_layers=10**6), "1000000 layers of 64 channels"),
+    "absurd width": (lambda p: configured(p, hidden_size=2**40), "1099511627776 channels"),
+    "a width of text": (lambda p: configured(p, hidden_size="64"), "hidden_size must be a positive integer, got '64'"),
+    "no JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_encoder_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    change, message = DAMAGE[case]
+    change(write(make_model("BertModel"), tmp_path / "source"))
+    done = edgepress(
+        "slice", tmp_path / "source", "--start", "width=0.5", "--select", "uniform", "-o", tmp_path / "out"
+    )
+    assert message in done.error()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner() as started:
+        yield started
+
+
+@pytest.mark.parametrize("model", ["llama", "bert"])
+def test_a_killed_slice_is_not_there_and_the_next_is_whole(
+    scene: Path, runner: Runner, tmp_path: Path, model: str
+) -> None:
+    sizes = scene / ("decoder.json" if model == "llama" else "encoder.json")
+
+    def run(name: str, kill_at: int | None = None) -> Run:
+        home = tmp_path / name
+        out, text = str(home / "out"), str(scene / "text.txt")
+        command = ("slice", str(scene / model), "--start", str(sizes), "--text", text, "-o", out)
+        return Run(command, cache=str(home / "cache"), root=str(home), kill_at=kill_at)
+
+    def files(name: str) -> dict[str, str]:
+        out = tmp_path / name / "out"
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
+
+    whole: Outcome = runner.perform(run("whole"))[0]
+    assert whole.code == 0, whole.err
+    renamed = [place for place, change in enumerate(whole.changes, start=1) if change[0] == "os.rename"][-1]
+    for kill_at in sorted({1, renamed // 2, renamed - 1, renamed}):
+        name = f"killed-{kill_at}"
+        killed = runner.perform(run(name, kill_at))[0]
+        assert killed.code == -signal.SIGKILL
+        if (tmp_path / name / "out").exists():
+            assert files(name) == files("whole")
+        assert runner.perform(run(name))[0].code == 0
+        assert files(name) == files("whole")
+        assert [path.name for path in (tmp_path / name).iterdir() if "partial" in path.name] == []
