@@ -154,7 +154,7 @@ def run_measured(
     """
     words = tuple(str(word) for word in command)
     say("$ " + " ".join(words))
-    own_bytes = read_status().get("VmRSS", 0)
+    own_bytes = read_status().get("VmHWM", 0)
     started = time.perf_counter()
     with ExitStack() as files:
         out = files.enter_context(log.open("w", encoding="utf-8"))
@@ -168,7 +168,7 @@ def run_measured(
         raise EdgepressError(
             f"{Path(words[0]).name} failed with exit code {child.returncode}; its output is in {errors or log}"
         )
-    # ru_maxrss starts at what this process held at the fork: above that it is exact, else it says nothing.
+    # ru_maxrss starts at the most that this process ever held: above that it is exact, else it says nothing.
     exact = usage.ru_maxrss * 1024
     peak = exact if exact > own_bytes else mark
     return Run(command=words, wall_s=wall_s, cpu_s=usage.ru_utime + usage.ru_stime, peak_rss_bytes=peak)
