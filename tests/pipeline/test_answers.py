@@ -251,7 +251,6 @@ HTTP = ("--teacher", "http://127.0.0.1:9/v1")
         (lambda: Path("prompts.txt").unlink(), (), "prompts.txt: no such file"),
         (None, ("--per-prompt", "2"), "give a --temperature"),
         (None, ("--refuse", "("), "no regular expression"),
-        (None, ("--near", "nan"), "--near nan: wanted a number"),
         (None, ("--temperature", "inf"), "--temperature inf: wanted a number"),
         (None, ("--model", "x"), "--model and --key-env are of an endpoint"),
         (None, ("--teacher", "./none"), "none: no such file or directory"),

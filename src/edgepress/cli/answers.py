@@ -69,7 +69,7 @@ def answers(
     from edgepress.pipeline.teacher import TeacherChoice
     from edgepress.runtime.answering import Sampling
 
-    for option, value in (("--temperature", temperature), ("--timeout", timeout), ("--near", near)):
+    for option, value in (("--temperature", temperature), ("--timeout", timeout)):
         if not math.isfinite(value):
             raise InputError(f"{option} {value}: wanted a number")
 
