@@ -29,6 +29,7 @@ from edgepress.progress import progress
 _VERSION = 1
 _SHARD_TOKENS = 16384
 _TOKENS_AT_ONCE = 256  # of which all logits are held
+_PACKED_AT_ONCE = 16  # whose logits stay in the processor's cache meanwhile
 _WINDOW_TOKENS_AT_ONCE = 2048
 
 
@@ -121,7 +122,8 @@ class _Writer:
             with multiplying(self._in_bfloat16, self._device):
                 states = self._model.model(batch.to(self._device), use_cache=False).last_hidden_state
             hidden = states.float()[:, :-1].flatten(0, 1)
-            parts += [pack(self._model.lm_head(rows), self._k) for rows in hidden.split(_TOKENS_AT_ONCE)]
+            for rows in hidden.split(_TOKENS_AT_ONCE):
+                parts += [pack(few, self._k) for few in self._model.lm_head(rows).split(_PACKED_AT_ONCE)]
         return parts
 
 
