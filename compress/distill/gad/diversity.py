@@ -20,9 +20,9 @@ _LONGEST_RUN = 4
 
 
 def distinct_n(answers: Sequence[Answer], n: int) -> float:
-    """Share of different ones among all runs of ``n`` tokens, 0 to 1; 1 where there are none."""
+    """Share of different ones among all runs of ``n`` tokens, 0 to 1; 0 where there are none."""
     runs = [run for answer in answers for run in _runs(answer, n)]
-    return len(set(runs)) / len(runs) if runs else 1.0
+    return len(set(runs)) / len(runs) if runs else 0.0
 
 
 def self_bleu(groups: Sequence[Sequence[Answer]]) -> float:
