@@ -1,6 +1,6 @@
 """Adversarial distillation beside plain cross-entropy at equal tokens, on a toy where everything can be counted out.
 
-    python benchmarks/peers/gad_toy.py STUDENT [--seeds 3] [--warm-up 1] [--rate 0.001]
+    python benchmarks/peers/gad_toy.py STUDENT [--seeds 3] [--warm-up 1] [--rate 0.001] [--alone 16]
 
 STUDENT is a small model of at least 130 tokens, of random weights. The teacher gives one of eight answers of two to
 four tokens, with known odds, to every one of twelve prompts. Both students have learned 192 of its answers,
@@ -34,12 +34,12 @@ ODDS = np.array([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05])
 TRAIN, HELD_OUT, STEPS, SAMPLES, BATCH = 192, 96, 48, 4, 8
 
 
-def settings(passes: float, steps: int, seed: int, rate: float = 1e-3) -> GadSettings:
+def settings(passes: float, steps: int, seed: int, rate: float = 1e-3, alone: int = 16) -> GadSettings:
     """Of a warm-up of so many passes, and so many steps."""
     return GadSettings(
         warm_up=WarmUp(passes=passes, batch=16, rate=3e-3, checks=8),
         gad=Adversarial(
-            steps=steps, discriminator_steps=16, prompts=BATCH, samples=SAMPLES, answer_tokens=5, rate=rate,
+            steps=steps, discriminator_steps=alone, prompts=BATCH, samples=SAMPLES, answer_tokens=5, rate=rate,
             discriminator_rate=1e-3, checks=6, judge_steps=30, seed=seed,
         ),
         guards=Guards(patience=0),
@@ -55,7 +55,7 @@ def counted(model: Any) -> dict[str, float]:
     return {"probability": float(np.exp(logs).sum(1).mean()), "kl": float((ODDS * (np.log(ODDS) - logs)).sum(1).mean())}
 
 
-def compare(student: str, warm_passes: float, rate: float, seed: int) -> dict[str, Any]:
+def compare(student: str, warm_passes: float, rate: float, alone: int, seed: int) -> dict[str, Any]:
     """Both ways from one warm-up, and that."""
     from edgepress.compress.distill.gad.adversary import Adversary
     from edgepress.compress.distill.gad.judge import HeldOut
@@ -73,7 +73,7 @@ def compare(student: str, warm_passes: float, rate: float, seed: int) -> dict[st
             models[name] = load_model(open_student(student))
             warm_up(models[name], train, held_out, settings(passes, 0, seed), TrainerState(Path(place) / name))
             found[name] = counted(models[name])
-        chosen, adversarial = settings(warm_passes, STEPS, seed, rate), copy.deepcopy(models["warm-up"])
+        chosen, adversarial = settings(warm_passes, STEPS, seed, rate, alone), copy.deepcopy(models["warm-up"])
         judge = HeldOut(models["warm-up"], held_out, chosen.gad, stops)
         run = Adversary(adversarial, models["warm-up"], train, judge, chosen, stops)
         course = run.train(TrainerState[GadProgress](Path(place) / "gad", GadProgress))
@@ -89,11 +89,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--warm-up", type=float, default=1.0, help="passes")
     parser.add_argument("--rate", type=float, default=1e-3, help="of the student against the discriminator")
+    parser.add_argument("--alone", type=int, default=16, help="steps of the discriminator before")
     options = parser.parse_args()
 
     def work() -> None:
         for seed in range(options.seeds):
-            print(json.dumps(compare(options.student, options.warm_up, options.rate, seed)), flush=True)
+            print(json.dumps(compare(options.student, options.warm_up, options.rate, options.alone, seed)), flush=True)
 
     return exit_code(work)
 
