@@ -56,6 +56,7 @@ def main() -> None:
     sentences = _sentences(options.text, options.model, options.steps * options.batch + _HELD_OUT)
     wanted = _embeddings(teacher, sentences)
     calibration = text_inputs([str(options.calibration)], options.model, teacher.config)
+    say(f"{len(sentences) - _HELD_OUT} sentences to train on; loss of one answer to all pairs: {constant_loss(wanted)}")
     runs: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         for start in _STARTS:
@@ -63,7 +64,7 @@ def main() -> None:
             run = {"start": start, "seed": seed, "parameters": sum(value.numel() for value in student.parameters())}
             runs.append(run | train(student, sentences, wanted, options, seed))
             say(f"{start}, seed {seed}: {runs[-1]['held_out'][-1]}")
-            _record(options, runs)
+            _record(options, runs, constant_loss(wanted))
     _print(runs)
 
 
@@ -71,7 +72,7 @@ def train(
     student: Any, sentences: NDArray[np.int64], wanted: torch.Tensor, options: argparse.Namespace, seed: int
 ) -> dict[str, Any]:
     """Train a student; what it is worth on held-out sentences, at steps."""
-    order = _HELD_OUT + np.random.default_rng((seed, 1)).permutation(len(sentences) - _HELD_OUT)
+    order = _order(len(sentences) - _HELD_OUT, options.steps * options.batch, seed)
     optimizer = torch.optim.AdamW(student.parameters(), lr=options.rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options.steps))
     checks, begun = [], time.perf_counter()
@@ -91,10 +92,21 @@ def train(
     return {"held_out": checks, "seconds": round(time.perf_counter() - begun, 1)}
 
 
+def _order(count: int, wanted: int, seed: int) -> NDArray[np.intp]:
+    """Which sentences are read, in another order each time that all of them were."""
+    rng = np.random.default_rng((seed, 1))
+    return _HELD_OUT + np.concatenate([rng.permutation(count) for _ in range(-(-wanted // count))])
+
+
 def similarity_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """Mean square difference of similarities over pairs of different sentences; embeddings (sentences, width)."""
     apart = ~torch.eye(len(ours), dtype=torch.bool)
     return (ours @ ours.T - theirs @ theirs.T)[apart].square().mean()
+
+
+def constant_loss(wanted: torch.Tensor) -> float:
+    """Held-out loss of the best constant: what a student has to beat that tells sentences apart."""
+    return round(float((wanted[:_HELD_OUT] @ wanted[:_HELD_OUT].T)[np.triu_indices(_HELD_OUT, 1)].var()), 6)
 
 
 def embed(model: Any, sentences: NDArray[np.int64]) -> torch.Tensor:
@@ -134,15 +146,15 @@ def _student(teacher: EncoderDirectory, sizes: dict[str, Any], start: str, calib
 
 
 def _sentences(text: Path, model: Path, count: int) -> NDArray[np.int64]:
-    """Tokens of the first lines that are long enough, drawn in an order that is always the same."""
+    """Tokens of so many sentences or fewer, of lines that are long enough, in an order that is always the same."""
     tokenizer = require("tokenizers", "encoder").Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_truncation(_TOKENS)
     tokenizer.enable_padding(length=_TOKENS, pad_id=0)
     lines = [line for line in read(text).splitlines() if len(line.split()) >= _LEAST_WORDS and not line.startswith("<")]
     drawn = [lines[place] for place in np.random.default_rng(0).permutation(len(lines))]
     pieces = [piece for line in drawn for piece in _cut(line)][:count]
-    if len(pieces) < count:
-        raise InputError(f"{text}: {len(pieces)} sentences, {count} are wanted; give more text or fewer steps")
+    if len(pieces) < 2 * _HELD_OUT:
+        raise InputError(f"{text}: {len(pieces)} sentences, {2 * _HELD_OUT} are the least; give more text")
     return np.array([encoded.ids for encoded in tokenizer.encode_batch(pieces)], np.int64)
 
 
@@ -161,12 +173,13 @@ def _embeddings(teacher: EncoderDirectory, sentences: NDArray[np.int64]) -> torc
     return torch.cat(found)
 
 
-def _record(options: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None:
+def _record(options: argparse.Namespace, runs: Sequence[dict[str, Any]], constant: float) -> None:
     whole = {
         "model": str(options.model),
         "text": describe(options.text),
         "calibration": describe(options.calibration),
         "settings": {name: getattr(options, name) for name in ("sizes", "steps", "batch", "rate", "every", "seeds")},
+        "constant_loss": constant,
         "runs": runs,
         "environment": environment(None),
     }
@@ -176,13 +189,15 @@ def _record(options: argparse.Namespace, runs: Sequence[dict[str, Any]]) -> None
 def _print(runs: Sequence[dict[str, Any]]) -> None:
     steps = [check["step"] for check in runs[0]["held_out"]]
     final = {run["seed"]: run["held_out"][-1]["loss"] for run in runs if run["start"] == "random"}
+    ranks = {run["seed"]: run["held_out"][-1]["spearman"] for run in runs if run["start"] == "random"}
     rows = []
     for start in _STARTS:
         found = [run for run in runs if run["start"] == start]
-        shown = [f"{np.mean([_at(run, step)['loss'] for run in found]):.5f}" for step in steps[:: len(steps) // 4]]
+        shown = [f"{np.mean([_at(run, step)['loss'] for run in found]):.5f}" for step in steps[:-1][:: len(steps) // 4]]
         last = [run["held_out"][-1] for run in found]
         losses = np.array([check["loss"] for check in last])
-        reached = [_share(run, final[run["seed"]]) for run in found]
+        reached = [_share(run, [check["loss"] <= final[run["seed"]] for check in run["held_out"]]) for run in found]
+        ranked = [_share(run, [check["spearman"] >= ranks[run["seed"]] for check in run["held_out"]]) for run in found]
         rows.append(
             [
                 start,
@@ -190,10 +205,12 @@ def _print(runs: Sequence[dict[str, Any]]) -> None:
                 f"{losses.mean():.5f} ({losses.min():.5f}-{losses.max():.5f})",
                 f"{np.mean([check['spearman'] for check in last]):.3f}",
                 ", ".join(reached),
+                ", ".join(ranked),
             ]
         )
-    heads = ["start", *(f"step {step}" for step in steps[:: len(steps) // 4]), "last", "Spearman", "share of the steps"]
-    print(f"{runs[0]['parameters']:,} parameters; share of the steps until the random start's last loss, by seed")
+    heads = ["start", *(f"step {step}" for step in steps[:-1][:: len(steps) // 4]), "last", "Spearman"]
+    heads += ["steps to its loss", "steps to its Spearman"]
+    print(f"{runs[0]['parameters']:,} parameters; shares of the steps until the random start's last values, by seed")
     print(markdown_table(heads, rows))
 
 
@@ -202,9 +219,10 @@ def _at(run: dict[str, Any], step: int) -> dict[str, float]:
     return found
 
 
-def _share(run: dict[str, Any], loss: float) -> str:
-    reached = [check["step"] for check in run["held_out"] if check["loss"] <= loss]
-    return f"{reached[0] / run['held_out'][-1]['step']:.0%}" if reached else "never"
+def _share(run: dict[str, Any], is_there: Sequence[bool]) -> str:
+    """The share of the steps at the first check that is there."""
+    steps = [check["step"] for check in run["held_out"]]
+    return f"{steps[is_there.index(True)] / steps[-1]:.1%}" if any(is_there) else "never"
 
 
 def _options() -> argparse.Namespace:
