@@ -154,10 +154,12 @@ def checked_url(url: str) -> Any:
     try:
         parts = urlsplit(url)
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
+        str(parts.hostname).encode("idna")
+    except ValueError:  # UnicodeError among them: a label of a name that is empty or too long
         whole = False
     if not whole or not url.isascii() or any(sign.isspace() for sign in url):
-        raise InputError(f"{url!r}: wanted an address such as http://127.0.0.1:8000/v1")
+        shown = "the teacher's address" if "@" in url or "?" in url else repr(url)  # those may hide a secret
+        raise InputError(f"{shown}: wanted an address such as http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.query or parts.fragment:
         raise InputError(
             "the teacher's address carries a name, a password or a query, which would end in files; give the bare "

@@ -9,6 +9,7 @@ kept for that build and machine. A build without AMX is not asked.
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,14 @@ from typing import Any
 import numpy as np
 
 from edgepress.artifact.cache import cached
+from edgepress.errors import EdgepressError
 from edgepress.progress import say
 
 _ANSWER = "works"
+_FLAGS = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 _TRIAL_S = 120
+_WRONG = 3  # exit code of a trial whose product is wrong
+_CRASHES = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE, _WRONG}
 _ROWS, _COLUMNS, _TOKENS = 64, 256, 4
 
 
@@ -32,11 +37,15 @@ def extra_kernels_work(api: Any) -> bool:
     """
     if b"AMX_INT8 = 1" not in api.llama_print_system_info():
         return True
-    works = (cached("llama.cpp-kernels", _key(api), _try) / _ANSWER).exists()
+    try:
+        works = (cached("llama.cpp-kernels", _key(api), _try) / _ANSWER).exists()
+    except EdgepressError as error:
+        say(f"llama.cpp: whether its AMX kernels work could not be tried ({error}); weights are not repacked this time")
+        return False
     if not works:
         say(
             "llama.cpp: this build crashes in its AMX kernels on this processor, so weights are not repacked, which is "
-            "slower; mend it with CMAKE_ARGS=\"-DCMAKE_CXX_FLAGS='-mno-amx-tile -mno-amx-int8 -mno-amx-bf16'\" "
+            f"slower; mend it with CMAKE_ARGS=\"-DCMAKE_C_FLAGS='{_FLAGS}' -DCMAKE_CXX_FLAGS='{_FLAGS}'\" "
             "pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python"
         )
     return works
@@ -56,11 +65,18 @@ def _try(folder: Path) -> None:
 
 
 def _succeeds(command: list[str]) -> bool:
-    """Whether a command ends by itself, and well."""
+    """Whether a command ends well; False where it crashes or multiplies wrong.
+
+    Raises:
+        EdgepressError: it ends otherwise, or not in time, which says nothing about the kernels.
+    """
     try:
-        return subprocess.run(command, capture_output=True, timeout=_TRIAL_S, check=False).returncode == 0
+        code = subprocess.run(command, capture_output=True, timeout=_TRIAL_S, check=False).returncode
     except subprocess.TimeoutExpired:
-        return False
+        raise EdgepressError(f"not done after {_TRIAL_S} s") from None
+    if code and code not in _CRASHES:
+        raise EdgepressError(f"exit code {code}")
+    return code == 0
 
 
 def _multiply_once() -> int:
@@ -71,7 +87,7 @@ def _multiply_once() -> int:
         product.run()
         weights = np.resize(product.pattern, (_ROWS, _COLUMNS))
         error = np.abs(product.output() - product.input @ weights.T).max()
-    return int(not error < 0.05 * np.sqrt(_COLUMNS))
+    return 0 if error < 0.05 * np.sqrt(_COLUMNS) else _WRONG
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def encode_texts(student: ClassifierStudent, texts: Sequence[str], length: int) 
     Raises:
         InputError: the length is more than the student takes.
     """
-    limit = getattr(student.model.config, "max_position_embeddings", length)
+    limit = _tokens_limit(student, length)
     if length > limit:
         raise InputError(f"length: {length} tokens; {student.begun} takes {limit}")
     tokenizers = require("tokenizers", "compress")
@@ -51,10 +51,13 @@ def features_of(student: ClassifierStudent, tokens: Sequence[list[int]]) -> NDAr
     try:
         for places in in_pieces(tokens, _TEXTS_AT_ONCE):
             read.clear()
-            student.model(**batch_of(student, [tokens[place] for place in places]))
+            batch = batch_of(student, [tokens[place] for place in places])
+            student.model(**batch)
             states = read[-1]
-            if states.dim() == 3:  # a decoder's head reads every token, and its last one counts
-                states = states[torch.arange(len(places)), torch.tensor([len(tokens[place]) - 1 for place in places])]
+            if states.dim() == 3:  # a decoder's head reads every token; transformers takes the last that is no padding
+                words = batch["input_ids"] != _padding(student)
+                last = (torch.arange(words.shape[1]) * words).argmax(1)
+                states = states[torch.arange(len(places)), last]
             rows.append(states.double().numpy())
     finally:
         hook.remove()
@@ -82,6 +85,14 @@ def _in_order(rows: list[NDArray[np.float64]], tokens: Sequence[list[int]]) -> N
     ordered = np.empty_like(found)
     ordered[np.concatenate(in_pieces(tokens, _TEXTS_AT_ONCE))] = found
     return ordered
+
+
+def _tokens_limit(student: ClassifierStudent, otherwise: int) -> int:
+    """Tokens that the table of positions has room for; RoBERTa's counts from behind its padding id."""
+    limit = int(getattr(student.model.config, "max_position_embeddings", otherwise))
+    tables = [part for name, part in student.model.named_modules() if name.endswith("position_embeddings")]
+    before = getattr(tables[0], "padding_idx", None) if tables else None
+    return limit if before is None else limit - before - 1
 
 
 def _padding(student: ClassifierStudent) -> int:

@@ -114,7 +114,7 @@ def _documents(codec: TextCodec, path: Path) -> Iterator[Document]:
     if path.suffix != ".jsonl":
         yield _plain(codec, read_text(path), end=False)
         return
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield _from_line(codec, line, f"{path}:{number}")
 
@@ -129,6 +129,7 @@ def _from_line(codec: TextCodec, line: str, where: str) -> Document:
 def _entry(line: str, where: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
+        json.dumps(entry, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})") from error
     if isinstance(entry, dict):
@@ -197,12 +198,14 @@ def _append_answer(document: Document, codec: TextCodec, answer: str) -> None:
 
 
 def _words(name: str) -> str:
-    """The words of a file, without JSON around them."""
+    """The words of a file, without JSON around them and without system messages, which conversations have in common."""
     text = read_text(Path(name))
     if not name.endswith(".jsonl"):
         return text
-    entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    entries = [json.loads(line) for line in text.split("\n") if line.strip()]
     return "\n".join(
-        entry["text"] if "text" in entry else "\n".join(message["content"] for message in entry["messages"])
+        entry["text"]
+        if "text" in entry
+        else "\n".join(message["content"] for message in entry["messages"] if message["role"] != "system")
         for entry in entries
     )

@@ -141,6 +141,7 @@ def _entries(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         where = f"{path}:{number}"
         try:
             entry = json.loads(line)
+            json.dumps(entry, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error})") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):

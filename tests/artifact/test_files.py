@@ -11,7 +11,14 @@ import pytest
 from safetensors import SafetensorError
 from small_disk import run_on_small_disk
 
-from edgepress.artifact.files import atomic_directory, is_disk_full, sha256_file, tree_bytes, write_atomically
+from edgepress.artifact.files import (
+    atomic_directory,
+    is_disk_full,
+    replace_model,
+    sha256_file,
+    tree_bytes,
+    write_atomically,
+)
 from edgepress.errors import InputError
 
 
@@ -157,3 +164,34 @@ def test_a_small_file_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="file"):
         write_atomically(tmp_path / "file", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_model_that_is_replaced_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    out, made = tmp_path / "out", tmp_path / "made"
+    for folder, files in ((out, ("config.json", "template", "weights", "mine")), (made, ("config.json", "weights"))):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text(folder.name, encoding="utf-8")
+    names = replace_model(made, out, ["config.json", "template", "weights", "../made/weights"])
+    assert names == ["weights", "config.json"]
+    assert {path.name: path.read_text("utf-8") for path in out.iterdir()} == {
+        "config.json": "made",
+        "weights": "made",
+        "mine": "out",
+    }
+
+
+def test_a_model_that_is_half_replaced_does_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, made = tmp_path / "out", tmp_path / "made"
+    for folder in (out, made):
+        folder.mkdir()
+        (folder / "config.json").write_text(folder.name, encoding="utf-8")
+        (folder / "weights").write_text(folder.name, encoding="utf-8")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgepress.artifact.files.shutil.copyfile", stop)
+    with pytest.raises(KeyboardInterrupt):
+        replace_model(made, out, [])
+    assert not (out / "config.json").exists()

@@ -180,7 +180,7 @@ LONG = {"messages": [{"role": "user", "content": "Hi. " * 200}, {"role": "assist
         ((), settings("gad: {answer_tokens: 4096}"), "lower gad.answer_tokens"),
         (("--text", "plain.txt"), lambda root: (root / "plain.txt").write_text("Words."), "plain.txt: wanted a .jsonl"),
         (("--text", "none.jsonl"), None, "none.jsonl: no such file"),
-        (("--held-out", "answers.jsonl"), None, "32 of its answers are in the text that is trained on"),
+        (("--held-out", "answers.jsonl"), None, "of its prompts are in the text that is trained on"),
         (("--settings", "none.yaml"), None, "none.yaml: cannot be read"),
         (("--seed", "-1"), None, None),
     ],

@@ -208,3 +208,19 @@ def test_wrong_inputs_are_one_line(
     done = edgepress("label", "texts.txt", "-t", scene / "teacher", "--task", "task.yaml", *gold, "-o", "labels.jsonl")
     assert message in done.error()
     assert not (tmp_path / "labels.jsonl").is_file()
+
+
+def test_no_file_that_is_read_or_unknown_is_written_over(scene: Path, tmp_path: Path) -> None:
+    texts, gold, other = tmp_path / "texts.jsonl", tmp_path / "labels.gold.jsonl", tmp_path / "mine.jsonl"
+    texts.write_text('{"text": "fox"}\n', encoding="utf-8")
+    gold.write_text((scene / "gold.jsonl").read_text("utf-8"), encoding="utf-8")
+    other.write_text("mine", encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    command = ("label", texts, "--teacher", scene / "teacher", "--task", scene / "task.yaml")
+    for options, message in (
+        (("-o", texts), "would write over"),
+        (("--gold", gold, "-o", tmp_path / "labels.jsonl"), "would write over"),
+        (("-o", other), "no earlier labelling"),
+    ):
+        assert message in edgepress(*command, *options).error()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

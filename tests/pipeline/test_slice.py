@@ -302,3 +302,12 @@ def test_a_killed_slice_is_not_there_and_the_next_is_whole(
         assert runner.perform(run(name))[0].code == 0
         assert files(name) == files("whole")
         assert [path.name for path in (tmp_path / name).iterdir() if "partial" in path.name] == []
+
+
+def test_what_was_done_to_an_earlier_slice_is_not_written_over(scene: Path, tmp_path: Path) -> None:
+    command = ("slice", "classifier", "--start", "encoder.json", "--select", "uniform", "-o", tmp_path / "out")
+    assert [edgepress(*command).code for _ in range(2)] == [0, 0]
+    (tmp_path / "out" / "checkpoint").mkdir()
+    (tmp_path / "out" / "checkpoint" / "trained").write_text("hours of work", encoding="utf-8")
+    assert "added or changed" in edgepress(*command).error()
+    assert (tmp_path / "out" / "checkpoint" / "trained").read_text("utf-8") == "hours of work"

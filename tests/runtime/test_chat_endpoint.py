@@ -154,6 +154,8 @@ def test_an_answer_without_words_is_empty(server: ChatServer) -> None:
         ("http://", "wanted an address"),
         ("http://127.0.0.1:99999/v1", "wanted an address"),
         ("http://a b/v1", "wanted an address"),
+        ("http://a..b/v1", "wanted an address"),
+        ("https://me:secret@host:80x/v1", "wanted an address"),
         ("https://me:secret@host/v1", "carries a name, a password or a query"),
         ("https://host/v1?key=secret", "carries a name, a password or a query"),
     ],

@@ -28,8 +28,21 @@ def test_the_trial_passes_in_the_build_that_the_tests_run_in() -> None:
 def test_a_process_that_crashes_or_says_no_has_not_succeeded() -> None:
     crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     assert not _succeeds([sys.executable, "-c", crash])
-    assert not _succeeds([sys.executable, "-c", "raise SystemExit(1)"])
+    assert not _succeeds([sys.executable, "-c", "raise SystemExit(3)"])
     assert _succeeds([sys.executable, "-c", ""])
+
+
+def test_a_trial_that_could_not_be_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
+    endings = ["raise SystemExit(1)", ""]
+    monkeypatch.setattr(llamacpp_kernels, "_succeeds", lambda _: _succeeds([sys.executable, "-c", endings.pop(0)]))
+    api = build(tmp_path, b"CPU : AVX512 = 1 | AMX_INT8 = 1 |")
+    assert not extra_kernels_work(api)
+    assert "could not be tried" in capsys.readouterr().err
+    assert extra_kernels_work(api)
+    assert not endings
 
 
 def test_a_build_without_these_kernels_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ that is trained on just that.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,13 +45,13 @@ class HeldOut:
 
         Args:
             warmed_up: transformers' causal language model, where the judge begins.
-            pairs: at least four; the even ones teach the judge.
+            pairs: of at least four prompts, every other of which teaches the judge.
             settings: samples, steps and seeds.
             stop_ids: tokens that end an answer.
             batch: answers that are written at a time.
         """
         self._warmed_up, self._settings, self._stop_ids, self._batch = warmed_up, settings, stop_ids, batch
-        self._teaching, self._judged = pairs[::2], pairs[1::2]
+        self._teaching, self._judged = halves(pairs)
         self.teachers_distinct = distinct_n([pair.answer for pair in self._judged], 2)
 
     def check(self, student: Any, discriminator: Discriminator, step: int, reward: float | None) -> GadCheck:
@@ -99,19 +100,31 @@ class HeldOut:
         prompts = [pair.prompt for pair in self._judged for _ in range(self._settings.samples)]
         piece = self._settings.piece_tokens
         ours = judge.scores(block(prompts, answers), piece).reshape(len(self._judged), -1)
-        return win_rate(judge.scores(as_block(self._judged), piece), ours)
+        return win_rate(judge.scores(as_block(self._judged), piece), ours, [pair.prompt for pair in self._judged])
 
 
-def win_rate(teacher_scores: torch.Tensor, student_scores: torch.Tensor) -> Rate:
-    """How often the student's score is the higher one, ties half.
+def halves(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """Every other prompt with all its answers, and the others."""
+    first = set(list(dict.fromkeys(pair.prompt for pair in pairs))[::2])
+    return [pair for pair in pairs if pair.prompt in first], [pair for pair in pairs if pair.prompt not in first]
+
+
+def win_rate(teacher_scores: torch.Tensor, student_scores: torch.Tensor, prompts: Sequence[Hashable]) -> Rate:
+    """How often the student's score is the higher one, ties half; the error is that of the prompts' means.
 
     Args:
-        teacher_scores: (prompts,), at least two.
-        student_scores: (prompts, samples).
+        teacher_scores: (answers,), at least two.
+        student_scores: (answers, samples).
+        prompts: of each answer, at least two different ones; the answers to one are no independent draws.
     """
     margins = (student_scores - teacher_scores[:, None]).double()
     wins = ((margins.sign() + 1) / 2).mean(1)
-    return Rate(float(wins.mean()), float(wins.std() / len(wins) ** 0.5))
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    group = torch.tensor([places[prompt] for prompt in prompts])
+    # Of a mean over groups of unlike size, as of a ratio.
+    apart = torch.bincount(group, wins - wins.mean())
+    scale = len(places) / (len(places) - 1)
+    return Rate(float(wins.mean()), float((scale * apart.square().sum()).sqrt() / len(wins)))
 
 
 def unfinished(pairs: list[Pair], answers: list[list[int]], stop_ids: frozenset[int]) -> torch.Tensor:

@@ -90,10 +90,11 @@ def check_held_out(pairs: list[Pair], held_out: list[Pair]) -> None:
     """
     if not pairs:
         raise InputError("text: no answers; there is nothing to learn")
-    if len(held_out) < _FEWEST_HELD_OUT:
-        raise InputError(f"held-out: {len(held_out)} answers; half of them judge, half are judged by: give more")
-    if shared := len(set(pairs) & set(held_out)):
-        raise InputError(f"held-out: {shared} of its answers are in the text that is trained on; take other ones")
+    prompts = {pair.prompt for pair in held_out}
+    if len(prompts) < _FEWEST_HELD_OUT:
+        raise InputError(f"held-out: {len(prompts)} prompts; half of them judge, half are judged by: give more")
+    if shared := len({pair.prompt for pair in pairs} & prompts):
+        raise InputError(f"held-out: {shared} of its prompts are in the text that is trained on; take other ones")
 
 
 def until_end(tokens: Sequence[int], stop_ids: Set[int]) -> list[int]:
@@ -115,7 +116,7 @@ class _Line(msgspec.Struct):
 
 def _lines(path: Path) -> Iterator[tuple[str, _Line]]:
     wanted = 'wanted {"messages": [{"role": "…", "content": "…"}, …]} that ends with the teacher\'s answer'
-    for number, text in enumerate(read_text(path).splitlines(), start=1):
+    for number, text in enumerate(read_text(path).split("\n"), start=1):
         if not text.strip():
             continue
         where = f"{path}:{number}"

@@ -8,12 +8,13 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgepress.errors import InputError
 
+_LAST_FILE = "config.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
@@ -74,6 +75,26 @@ def sole_writer(directory: Path, lock: Path) -> Iterator[None]:
         except OSError as error:
             raise InputError(f"{directory}: another edgepress run is writing here; wait for it to end") from error
         yield
+
+
+def replace_model(made: Path, out: Path, earlier: Iterable[str]) -> list[str]:
+    """Put a model's files into a directory, one by one; their names.
+
+    ``config.json`` goes first and comes last, so that what opens as a model is one, and no mixture of two.
+
+    Args:
+        made: the folder they are in.
+        out: the directory, which may hold an earlier model.
+        earlier: names of that one's files; those that the new one does not have are removed.
+    """
+    names = sorted((path.name for path in made.iterdir()), key=lambda name: (name == _LAST_FILE, name))
+    (out / _LAST_FILE).unlink(missing_ok=True)
+    for name in {Path(name).name for name in earlier} - set(names):
+        (out / name).unlink(missing_ok=True)
+    for name in names:
+        shutil.copyfile(made / name, out / f".{name}.partial")
+        (out / f".{name}.partial").replace(out / name)
+    return names
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

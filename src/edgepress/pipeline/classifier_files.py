@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.artifact.files import atomic_directory, sha256_file, write_atomically
+from edgepress.artifact.files import atomic_directory, replace_model, sha256_file, write_atomically
 from edgepress.artifact.manifest import FileEntry
 from edgepress.benchmarks.label_record import CLASSIFIER_FILE, COST_FILE, ClassifierRecord
 
@@ -37,21 +37,25 @@ def write_classifier(opened: Any, key: str, out: Path, record: ClassifierRecord)
         record: of the training.
     """
     hidden = out / ".edgepress"
-    (hidden / _DONE).unlink(missing_ok=True)
     with atomic_directory(hidden / _MADE) as working:
         opened.save(working)
         for name in _TOKENIZER_FILES:
             if (opened.tokenizer_dir / name).is_file():
                 shutil.copyfile(opened.tokenizer_dir / name, working / name)
         (working / CLASSIFIER_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    made = sorted((hidden / _MADE).iterdir(), key=lambda path: (path.name == "config.json", path.name))
-    for path in made:
-        shutil.copyfile(path, out / f".{path.name}.partial")
-        (out / f".{path.name}.partial").replace(out / path.name)
+    names = replace_model(hidden / _MADE, out, (entry.path for entry in _earlier(out)))
     entries = tuple(
-        FileEntry(path=path.name, bytes=path.stat().st_size, sha256=sha256_file(out / path.name)) for path in made
+        FileEntry(path=name, bytes=(out / name).stat().st_size, sha256=sha256_file(out / name)) for name in names
     )
     write_atomically(hidden / _DONE, msgspec.json.encode(_Done(key, entries)))
+
+
+def _earlier(out: Path) -> tuple[FileEntry, ...]:
+    """The files of the classifier that was made here last, if any."""
+    try:
+        return msgspec.json.decode((out / ".edgepress" / _DONE).read_bytes(), type=_Done).files
+    except (OSError, msgspec.DecodeError):
+        return ()
 
 
 def finished(out: Path, key: str) -> ClassifierRecord | None:

@@ -14,7 +14,7 @@ import msgspec
 from safetensors.numpy import save_file
 
 from edgepress.artifact.families import FAMILIES
-from edgepress.artifact.files import atomic_directory, sha256_file, write_atomically
+from edgepress.artifact.files import atomic_directory, replace_model, sha256_file, write_atomically
 from edgepress.artifact.manifest import MANIFEST_FILE, FileEntry, Lineage, build_manifest, write_manifest
 from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.training_record import RECORD_FILE, SPEED_FILE, TrainingRecord
@@ -69,10 +69,7 @@ def write_trained(
         write_model(start, tensors, working)
         (working / record[0]).write_bytes(_json(record[1]))
     made = out / ".edgepress" / "student"
-    names = sorted((path.name for path in made.iterdir()), key=lambda name: (name == "config.json", name))
-    for name in names:
-        shutil.copyfile(made / name, out / f".{name}.partial")
-        (out / f".{name}.partial").replace(out / name)
+    names = replace_model(made, out, (entry.path for entry in _earlier(out)))
     entries = tuple(
         FileEntry(path=name, bytes=(out / name).stat().st_size, sha256=sha256_file(out / name))
         for name in sorted(names)
@@ -121,6 +118,14 @@ def lineage_of(origin: Student, recipe: dict[str, Any], text: tuple[str, ...]) -
 class _Done(msgspec.Struct, frozen=True):
     key: str
     files: tuple[FileEntry, ...]
+
+
+def _earlier(out: Path) -> tuple[FileEntry, ...]:
+    """The files of the model that was made here last, if any."""
+    try:
+        return msgspec.json.decode((out / ".edgepress" / _DONE).read_bytes(), type=_Done).files
+    except (OSError, msgspec.DecodeError):
+        return ()
 
 
 def finished(out: Path, key: str) -> TrainingRecord | None:

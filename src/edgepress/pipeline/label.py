@@ -60,6 +60,7 @@ def label(texts: Path, teacher: Teacher, task: Task, gold: Path | None, out: Pat
     """
     if out.is_dir():
         raise InputError(f"{out}: a directory; name the file to write, such as labels.jsonl")
+    _spare(out, texts, gold)
     read = read_texts(texts)
     judged = read_labelled(gold, task.names) if gold else None
     codec = TextCodec(teacher.student.tokenizer_dir)
@@ -92,6 +93,17 @@ def label(texts: Path, teacher: Teacher, task: Task, gold: Path | None, out: Pat
     write_atomically(out.with_suffix(LABEL_RECORD_SUFFIX), _json(record))
     write_atomically(out, "".join(_line(task, left[place], found[place]) for place in np.flatnonzero(kept)))
     return record
+
+
+def _spare(out: Path, texts: Path, gold: Path | None) -> None:
+    """Refuse to write over what is read, or over a file that is no earlier labelling."""
+    record = out.with_suffix(LABEL_RECORD_SUFFIX)
+    written = {path.resolve() for path in (out, record, out.with_suffix(GOLD_SUFFIX))}
+    for name, path in (("the texts", texts), ("--gold", gold)):
+        if path is not None and path.resolve() in written:
+            raise InputError(f"{path}: {name}, which -o {out} would write over; take another -o")
+    if out.exists() and not record.is_file():
+        raise InputError(f"{out}: exists and is no earlier labelling; take another -o")
 
 
 def _worth_asking(read: tuple[str, ...], judged: Labelled | None, task: Task) -> tuple[tuple[str, ...], Dropped]:

@@ -62,7 +62,7 @@ def read_prompts(path: Path, system: str | None) -> list[Prompt]:
         InputError: the file cannot be read, holds no prompt, or has a line that is none; names the line.
     """
     require_file("prompts", str(path))
-    lines = [(number, line) for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
     if not lines:
         raise InputError(f"{path}: no prompts in it; write one a line")
     read = _from_json if path.suffix == ".jsonl" else _from_text

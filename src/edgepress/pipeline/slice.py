@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from edgepress.artifact.encoder_families import EncoderFamily
-from edgepress.artifact.files import atomic_directory
+from edgepress.artifact.files import atomic_directory, sha256_file
 from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.distill.shares import Shares, sizes_from_shares
 from edgepress.compress.student.student import Student
@@ -55,8 +55,25 @@ def _check_out(model: Path, out: Path) -> None:
         raise InputError(f"{out}: exists and is not a directory")
     if out.is_dir() and model.is_dir() and out.samefile(model):
         raise InputError(f"{out}: is the model itself; choose another directory")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD_FILE).is_file():
-        raise InputError(f"{out}: is not empty and no earlier slice; choose another directory")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / RECORD_FILE).is_file():
+            raise InputError(f"{out}: is not empty and no earlier slice; choose another directory")
+        if _hashes(out) != _recorded(out):
+            raise InputError(
+                f"{out}: an earlier slice in which something was added or changed; choose another directory"
+            )
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != RECORD_FILE)
+    return {str(path.relative_to(directory)): sha256_file(path) for path in files}
+
+
+def _recorded(out: Path) -> dict[str, str] | None:
+    try:
+        return msgspec.json.decode((out / RECORD_FILE).read_bytes(), type=SliceRecord).files
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _slice_encoder(directory: Path, family: EncoderFamily, job: SliceJob, out: Path) -> SliceRecord:
@@ -85,7 +102,7 @@ def _slice_encoder(directory: Path, family: EncoderFamily, job: SliceJob, out: P
     with _written(out, record) as working:
         sliced.save(working)
         copy_companions(directory, working, width=sliced.shape.hidden)
-    return record
+    return msgspec.json.decode((out / RECORD_FILE).read_bytes(), type=SliceRecord)
 
 
 def _encoder_inputs(directory: Path, config: dict[str, Any], job: SliceJob) -> Any:
@@ -141,7 +158,7 @@ def _slice_decoder(model: str, job: SliceJob, out: Path) -> SliceRecord:
     )
     with _written(out, record) as working:
         write_model(student, tensors, working)
-    return record
+    return msgspec.json.decode((out / RECORD_FILE).read_bytes(), type=SliceRecord)
 
 
 def _decoder_statistics(source: Student, text: tuple[str, ...]) -> Any:
@@ -172,4 +189,5 @@ def _written(out: Path, record: SliceRecord) -> Iterator[Path]:
     """A directory to write a model into, which gets the record and then takes its name."""
     with atomic_directory(out) as working:
         yield working
+        record = msgspec.structs.replace(record, files=_hashes(working))
         (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")

@@ -40,6 +40,7 @@ class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
     layers       of the larger model, one per layer of the smaller
     norms        fitted to the chosen channels on calibration inputs, or as they were
     parameters   of the smaller model, and of the larger before
+    files        sha256 of each, this one apart; what else is there, or has changed, is not written over
     """
 
     model: str
@@ -50,6 +51,7 @@ class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
     norms: Literal["fitted", "kept"]
     parameters: int
     parameters_before: int
+    files: dict[str, str] = {}
 
 
 def read_slice_start(start: str) -> Start:

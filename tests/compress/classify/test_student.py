@@ -47,6 +47,31 @@ def test_logits_are_the_head_on_the_features(student: ClassifierStudent) -> None
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
+def test_features_are_those_that_count_also_where_a_text_ends_in_the_padding_token(student: ClassifierStudent) -> None:
+    tokens = [text[:6] for text in encode_texts(student, TEXTS, 32) if len(text) > 6]
+    padding = student.model.config.pad_token_id
+    tokens = [tokens[0], [*tokens[0][:4], padding, padding], tokens[-1]]
+    features, random = features_of(student, tokens), np.random.default_rng(0)
+    weight = random.normal(size=(3, features.shape[1]))
+    student.set_head(weight, np.zeros(3))
+    np.testing.assert_allclose(logits_of(student, tokens), features @ weight.T, atol=2e-4)
+
+
+def test_the_longest_text_that_is_taken_can_be_read(student: ClassifierStudent) -> None:
+    longest = next(length for length in range(600, 0, -1) if _takes(student, length))
+    tokens = encode_texts(student, ["The quick brown fox jumps over the lazy dog. " * 60], longest)
+    assert len(tokens[0]) == longest
+    assert np.isfinite(logits_of(student, tokens)).all()
+
+
+def _takes(student: ClassifierStudent, length: int) -> bool:
+    try:
+        encode_texts(student, ["fox"], length)
+    except InputError:
+        return False
+    return True
+
+
 def test_a_text_is_answered_alike_alone_and_among_longer_ones(student: ClassifierStudent) -> None:
     tokens = encode_texts(student, TEXTS, 32)
     student.set_head(np.random.default_rng(1).normal(size=tuple(student.linear.weight.shape)), np.zeros(3))

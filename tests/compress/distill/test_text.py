@@ -148,3 +148,29 @@ def test_too_little_text_and_nothing_to_learn_are_refused(codec: TextCodec, tmp_
         read_windows(codec, (write(tmp_path / "b.jsonl", asked, asked),), 16)
     with pytest.raises(InputError, match="no such file"):
         read_windows(codec, (str(tmp_path / "none.txt"),), 16)
+
+
+def test_only_a_line_feed_ends_a_line(codec: TextCodec, tmp_path: Path) -> None:
+    text = "The quick\u2028brown\u0085fox jumps over the lazy dog."
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\r\n" for _ in range(20)), "utf-8")
+    read = read_windows(codec, (str(path),), 8)
+    again = read_windows(codec, (write(tmp_path / "a.jsonl", *[{"text": text}] * 20),), 8)
+    np.testing.assert_array_equal(read.tokens, again.tokens)
+
+
+def test_half_of_a_pair_of_surrogates_is_named(codec: TextCodec, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"text": "fox"}\n{"text": "\\ud800"}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"t\.jsonl:2: not JSON"):
+        read_windows(codec, (str(tmp_path / "t.jsonl"),), 8)
+
+
+def test_a_system_message_in_common_is_no_overlap(codec: TextCodec, tmp_path: Path) -> None:
+    system = {"role": "system", "content": " ".join(f"rule{number}" for number in range(30))}
+    names = []
+    for part in ("one", "two"):
+        turns = [{"role": "user", "content": part}, {"role": "assistant", "content": f"{part} fox " * 4}]
+        names.append(write(tmp_path / f"{part}.jsonl", *[{"messages": [system, *turns]}] * 4))
+    assert len(held_out_windows(codec, (names[0],), (names[1],), 8).tokens)
+    with pytest.raises(InputError, match="share"):
+        held_out_windows(codec, (names[0],), (names[0],), 8)

@@ -17,7 +17,7 @@ from edgepress.compress.distill.gad.adversary import Adversary
 from edgepress.compress.distill.gad.answers import block, write_answers
 from edgepress.compress.distill.gad.config import Adversarial, GadSettings, Guards, WarmUp
 from edgepress.compress.distill.gad.discriminator import Discriminator
-from edgepress.compress.distill.gad.judge import HeldOut, unfinished, win_rate
+from edgepress.compress.distill.gad.judge import HeldOut, halves, unfinished, win_rate
 from edgepress.compress.distill.gad.pairs import Pair
 from edgepress.compress.distill.gad.policy import log_probs_of
 from edgepress.compress.distill.gad.progress import GadProgress
@@ -182,9 +182,27 @@ def test_a_fine_turns_the_student_to_answers_that_end(warmed_up: Any) -> None:
 
 
 def test_ties_are_half_a_win() -> None:
-    found = win_rate(torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 1.0, 0.0, 0.0], [0.0, -1.0, 1.0, 1.0]]))
+    scores = torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 1.0, 0.0, 0.0], [0.0, -1.0, 1.0, 1.0]])
+    found = win_rate(*scores, "ab")
     assert found.value == pytest.approx((1.5 / 4 + 2.5 / 4) / 2)
     assert found.se == pytest.approx(np.std([1.5 / 4, 2.5 / 4], ddof=1) / 2**0.5)
+
+
+def test_the_same_answers_again_to_a_prompt_make_a_rate_no_surer() -> None:
+    rng = np.random.default_rng(0)
+    teachers, ours = torch.from_numpy(rng.normal(size=12)), torch.from_numpy(rng.normal(size=(12, 4)))
+    once = win_rate(teachers, ours, list(range(12)))
+    thrice = win_rate(teachers.repeat(3), ours.repeat(3, 1), list(range(12)) * 3)
+    assert thrice.value == pytest.approx(once.value)
+    assert thrice.se == pytest.approx(once.se)
+
+
+def test_no_prompt_both_teaches_the_judge_and_is_judged() -> None:
+    repeated = [Pair((prompt,), (answer, 1), True) for prompt in range(9) for answer in range(20, 22)]
+    teaching, judged = halves(repeated)
+    assert {pair.prompt for pair in teaching} == {(0,), (2,), (4,), (6,), (8,)}
+    assert sorted([*teaching, *judged]) == repeated
+    assert not {pair.prompt for pair in teaching} & {pair.prompt for pair in judged}
 
 
 def test_a_training_that_diverges_says_so(warmed_up: Any) -> None:

@@ -97,8 +97,8 @@ def test_prompts_are_held_out_with_all_their_answers() -> None:
 def test_too_little_to_judge_by_is_refused() -> None:
     with pytest.raises(InputError, match="14 answers to 7 different prompts"):
         split(pairs(7, 2), 0)
-    with pytest.raises(InputError, match="3 answers; half of them judge"):
+    with pytest.raises(InputError, match="3 prompts; half of them judge"):
         check_held_out(pairs(4), pairs(8)[4:7])
-    with pytest.raises(InputError, match="1 of its answers are in the text"):
+    with pytest.raises(InputError, match="1 of its prompts are in the text"):
         check_held_out(pairs(4), pairs(8)[3:])
     check_held_out(pairs(4), pairs(8)[4:])
