@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepress.benchmarks.peers.judged import Entry
-from edgepress.benchmarks.peers.llama_tools import Divergence, Run
+from edgepress.benchmarks.peers.llama_tools import Divergence
+from edgepress.benchmarks.peers.measured import Run
 
 
 def run_of(wall_s: float = 1.0, peak_rss_bytes: int = 1000) -> Run:

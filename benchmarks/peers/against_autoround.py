@@ -42,7 +42,8 @@ import msgspec
 from edgepress.benchmarks.peers.autoround import SPARE, AutoRound, write_samples
 from edgepress.benchmarks.peers.autoround_results import VARIANTS, compare, entries_of, merge, table, types_apart
 from edgepress.benchmarks.peers.edgepress_file import calibration_section, compress_and_export
-from edgepress.benchmarks.peers.llama_tools import Run, Tools, system_info
+from edgepress.benchmarks.peers.llama_tools import Tools, system_info
+from edgepress.benchmarks.peers.measured import Run
 from edgepress.benchmarks.peers.record import environment
 from edgepress.benchmarks.peers.reference import Reference
 from edgepress.benchmarks.peers.stretches import spread_of_entries, spread_table

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from edgepress.benchmarks.peers.edgepress_file import the_gguf_file
-from edgepress.benchmarks.peers.llama_tools import Run, Word, run_measured
+from edgepress.benchmarks.peers.measured import Run, Word, run_measured
 from edgepress.errors import EdgepressError, InputError, require
 
 # Tokens that a sample carries beyond its length: cut text can read back as a few tokens fewer.

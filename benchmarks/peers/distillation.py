@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import yaml
 
-from edgepress.benchmarks.peers.llama_tools import run_measured
+from edgepress.benchmarks.peers.measured import run_measured
 from edgepress.benchmarks.peers.record import environment, markdown_table
 from edgepress.benchmarks.peers.script import exit_code
 from edgepress.benchmarks.training_record import RECORD_FILE, SPEED_FILE, TrainingRecord, TrainingSpeed

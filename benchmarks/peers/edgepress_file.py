@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from edgepress.benchmarks.peers.llama_tools import Run, Word, run_measured
+from edgepress.benchmarks.peers.measured import Run, Word, run_measured
 from edgepress.errors import InputError
 
 

@@ -12,7 +12,8 @@ import msgspec
 
 import edgepress
 from edgepress.artifact.files import write_atomically
-from edgepress.benchmarks.peers.llama_tools import Divergence, Run
+from edgepress.benchmarks.peers.llama_tools import Divergence
+from edgepress.benchmarks.peers.measured import Run
 
 # What decides about a file's bytes; other rooms only look at it.
 _ROOMS = ("artifact", "compress", "export", "pipeline", "runtime")

@@ -1,4 +1,4 @@
-"""Runs llama.cpp's tools and edgepress as child processes, measured, and reads llama-perplexity's statistics.
+"""Runs llama.cpp's tools as measured child processes, and reads llama-perplexity's statistics.
 
 llama-perplexity's protocol: the text is tokenized once and cut into chunks of ``context`` tokens without overlap; each
 chunk is evaluated from an empty cache and its second half is scored. ``--kl-divergence-base`` saves the reference's
@@ -8,23 +8,15 @@ log-probabilities as 16-bit integers over each position's range; ``--kl-divergen
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
-import subprocess
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgepress.benchmarks.process_memory import read_status
+from edgepress.benchmarks.peers.measured import Run, Word, run_measured
 from edgepress.errors import EdgepressError, InputError
 from edgepress.progress import say
-
-Word = str | Path
 
 _NUMBER = r"\s*(-?[0-9.]+)"
 # llama-perplexity loses the end of its output now and then when a run is short.
@@ -40,15 +32,6 @@ _STATISTICS = {
     "ppl_reference": r"Mean PPL\(base\)\s+:" + _SPREAD,
 }
 _WITH_SPREAD = {"kld_mean": "kld_se", "top1_agreement_percent": "top1_se_percent", "ppl": "ppl_se"}
-
-
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished child process: what was run, how long it took and the most memory it held."""
-
-    command: tuple[str, ...]
-    wall_s: float
-    cpu_s: float
-    peak_rss_bytes: int
 
 
 class Divergence(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,48 +125,6 @@ def _is_whole(log: Path) -> bool:
 
 def _read(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")
-
-
-def run_measured(
-    command: Sequence[Word], log: Path, environment: Mapping[str, str] | None = None, *, errors: Path | None = None
-) -> Run:
-    """Run a command with its output in ``log``, and what it says on stderr in ``errors`` where that is given.
-
-    Raises:
-        EdgepressError: it failed; says where its output is.
-    """
-    words = tuple(str(word) for word in command)
-    say("$ " + " ".join(words))
-    own_bytes = read_status().get("VmHWM", 0)
-    started = time.perf_counter()
-    with ExitStack() as files:
-        out = files.enter_context(log.open("w", encoding="utf-8"))
-        err = files.enter_context(errors.open("w", encoding="utf-8")) if errors else out
-        variables = {**os.environ, **(environment or {})}
-        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=variables)
-        status, usage, mark = _watch(child.pid)
-    wall_s = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise EdgepressError(
-            f"{Path(words[0]).name} failed with exit code {child.returncode}; its output is in {errors or log}"
-        )
-    # ru_maxrss starts at the most that this process ever held: above that it is exact, else it says nothing.
-    exact = usage.ru_maxrss * 1024
-    peak = exact if exact > own_bytes else mark
-    return Run(command=words, wall_s=wall_s, cpu_s=usage.ru_utime + usage.ru_stime, peak_rss_bytes=peak)
-
-
-def _watch(pid: int) -> tuple[int, resource.struct_rusage, int]:
-    """Wait for a child: its status, its own use of resources, and its high-water mark (VmHWM) when last seen, bytes."""
-    mark = 0
-    while True:
-        mark = max(mark, read_status(Path(f"/proc/{pid}/status")).get("VmHWM", 0))
-        # wait4 gives this child's maximum (and of processes that it waited for), getrusage that of all children so far.
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
-        if ended:
-            return status, usage, mark
-        time.sleep(0.05)
 
 
 def parse_divergence(output: str) -> Divergence:

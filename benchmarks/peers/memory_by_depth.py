@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import yaml
 
-from edgepress.benchmarks.peers.llama_tools import Run, Word, run_measured
+from edgepress.benchmarks.peers.measured import Run, Word, run_measured
 from edgepress.benchmarks.peers.random_student import write_random_student, write_random_text
 from edgepress.benchmarks.peers.record import environment, markdown_table
 from edgepress.compress.student.open import open_student

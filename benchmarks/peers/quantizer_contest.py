@@ -13,7 +13,7 @@ from edgepress.artifact.hf_config import model_spec
 from edgepress.benchmarks.peers.edgepress_file import calibration_section, compress_and_export
 from edgepress.benchmarks.peers.gguf_files import quantize_step, tensor_types
 from edgepress.benchmarks.peers.judged import Entry, code_digest, digest, read_entry, write_entry
-from edgepress.benchmarks.peers.llama_tools import Run
+from edgepress.benchmarks.peers.measured import Run
 from edgepress.benchmarks.peers.reference import Reference
 from edgepress.benchmarks.peers.texts import cut_tokens, describe, read
 from edgepress.compress.calibrate.overlap import refuse_overlap

@@ -14,7 +14,8 @@ from typing_extensions import Self
 
 from edgepress.benchmarks.peers.gguf_files import tensor_types
 from edgepress.benchmarks.peers.judged import Entry, digest
-from edgepress.benchmarks.peers.llama_tools import Run, Tools
+from edgepress.benchmarks.peers.llama_tools import Tools
+from edgepress.benchmarks.peers.measured import Run
 from edgepress.benchmarks.peers.texts import describe
 from edgepress.progress import say
 

@@ -35,7 +35,7 @@ from edgepress.benchmarks.label_record import (
     CostRecord,
     LabelRecord,
 )
-from edgepress.benchmarks.peers.llama_tools import run_measured
+from edgepress.benchmarks.peers.measured import run_measured
 from edgepress.benchmarks.peers.record import environment, markdown_table
 from edgepress.benchmarks.peers.script import exit_code
 from edgepress.benchmarks.peers.texts import read

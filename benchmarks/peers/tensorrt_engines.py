@@ -21,7 +21,7 @@ from typing import Any
 
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING
-from edgepress.benchmarks.peers.llama_tools import Run, run_measured
+from edgepress.benchmarks.peers.measured import Run, run_measured
 from edgepress.benchmarks.peers.record import environment, markdown_table
 from edgepress.benchmarks.peers.script import exit_code
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-import transformers
 
 from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
@@ -74,6 +73,8 @@ def chosen_layers(depth: int, of: int, layers: Layers) -> tuple[int, ...]:
 
 def _check_accepted(config: dict[str, Any]) -> None:
     """Refuse what transformers would, which asks for more than weight selection does."""
+    import transformers  # a third of a second and some megabytes, which only a start from a teacher needs
+
     try:
         transformers.AutoConfig.for_model(**config)
     except Exception as error:  # its validation raises errors of several libraries

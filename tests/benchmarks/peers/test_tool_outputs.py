@@ -10,7 +10,8 @@ import pytest
 from tiny_models import make_model_dir
 
 from edgepress.benchmarks.peers.autoround import SPARE, parse_output, write_samples
-from edgepress.benchmarks.peers.llama_tools import Tools, parse_divergence, run_measured, system_info
+from edgepress.benchmarks.peers.llama_tools import Tools, parse_divergence, system_info
+from edgepress.benchmarks.peers.measured import run_measured
 from edgepress.errors import EdgepressError, InputError
 
 PERPLEXITY = """
