@@ -55,7 +55,11 @@ class ClassifierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     def steps(self, texts: int) -> int:
         """Steps of the whole run over so many texts."""
-        return max(1, self.epochs * texts // self.batch)
+        return max(1, self.epochs * texts // self.texts_in_step(texts))
+
+    def texts_in_step(self, texts: int) -> int:
+        """Texts of a step: the batch, or all there are."""
+        return min(self.batch, texts)
 
 
 def read_classifier_settings(path: Path) -> ClassifierSettings:

@@ -59,6 +59,10 @@ class FineTuning:
         """Steps of the whole run."""
         return self._settings.steps(len(self._tokens))
 
+    @property
+    def _texts_in_step(self) -> int:
+        return self._settings.texts_in_step(len(self._tokens))
+
     def train(self, state: TrainerState, held_out: Callable[[], float]) -> Progress:
         """Train to the end, from the saved state where there is one; the student ends in its best state.
 
@@ -72,12 +76,13 @@ class FineTuning:
         run = self._resume(state) or self._check(Progress(), state, held_out)
         settings, steps = self._settings, self.steps
         checks = {round(steps * (part + 1) / settings.checks) for part in range(settings.checks)}
-        with progress_bar("classifier", steps * settings.batch, done=run.steps * settings.batch, unit="texts") as shown:
+        size = self._texts_in_step
+        with progress_bar("classifier", steps * size, done=run.steps * size, unit="texts") as shown:
             while run.steps < steps and not 0 < settings.patience <= run.stale:
                 started = time.monotonic()
                 losses = (*run.losses, self.step(run.steps))
                 run = Progress(losses=losses, checks=run.checks, seconds=run.seconds + time.monotonic() - started)
-                shown(settings.batch)
+                shown(size)
                 if run.steps in checks:
                     run = self._check(run, state, held_out)
                     say(f"step {run.steps} of {steps}: held-out divergence {run.checks[-1].held_out:.4f}")
@@ -90,7 +95,7 @@ class FineTuning:
         """One step of the optimizer; the loss in nats before it."""
         torch.manual_seed(int(np.random.default_rng((self._settings.seed, 2, number)).integers(2**62)))
         self._student.model.train()
-        places = order(number, min(self._settings.batch, len(self._tokens)), len(self._tokens), self._settings.seed)
+        places = order(number, self._texts_in_step, len(self._tokens), self._settings.seed)
         texts = [self._tokens[place] for place in places]
         total = sum(self._backward(places[piece], len(places)) for piece in in_pieces(texts, self._settings.piece))
         torch.nn.utils.clip_grad_norm_(self._parameters().values(), _LARGEST_NORM)
@@ -112,7 +117,7 @@ class FineTuning:
         return float(loss.detach())
 
     def _check(self, run: Progress, state: TrainerState, held_out: Callable[[], float]) -> Progress:
-        check = Check(run.steps, run.steps * self._settings.batch, held_out())
+        check = Check(run.steps, run.steps * self._texts_in_step, held_out())
         if not math.isfinite(check.held_out):
             raise EdgepressError(f"training diverged: {check.held_out} after {run.steps} steps; lower the rate")
         checked = msgspec.structs.replace(run, checks=(*run.checks, check))

@@ -299,6 +299,8 @@ def test_answers_asked_for_in_another_way_are_not_mixed(teacher: Path) -> None:
     assert ask(teacher).code == 0
     message = ask(teacher, "--tokens", "25").error()
     assert "asked for with tokens 24, and now it is 25" in message
+    message = ask(teacher, "--context", "96").error()
+    assert "asked for with context None, and now it is 96" in message
     assert ask(teacher).code == 0
 
 

@@ -26,12 +26,13 @@ _BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}  # that end a 
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How answers were asked for: of whom, by digest or address, and how they are sampled."""
+    """How answers were asked for: of whom (digest or address), how they are sampled, and a local one's --context."""
 
     teacher: str
     tokens: int
     temperature: float
     seed: int | None
+    context: int | None = None  # as it was asked for
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):

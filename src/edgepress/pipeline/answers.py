@@ -70,7 +70,7 @@ def answers(choice: TeacherChoice, job: AnswersJob, out: Path) -> AnswersRecord:
         say(f"{job.prompts}: {len(lines) - len(prompts)} prompts are there already, and are asked once")
     teacher = find_teacher(choice)
     questions = [_Question(prompt, draw) for prompt in prompts for draw in range(job.per_prompt)]
-    with open_log(_beside(out, "raw.jsonl"), _asked(teacher, job)) as log:
+    with open_log(_beside(out, "raw.jsonl"), _asked(teacher, choice, job)) as log:
         if missing := [question for question in questions if question.place not in log.answers]:
             _ask(teacher, job, missing, log, len(questions))
         log.sort([question.place for question in questions])
@@ -107,9 +107,14 @@ def _beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.stem}.{ending}")
 
 
-def _asked(teacher: Teacher, job: AnswersJob) -> Asked:
-    sampling = job.sampling
-    return Asked(teacher=teacher.identity, tokens=sampling.tokens, temperature=sampling.temperature, seed=job.seed)
+def _asked(teacher: Teacher, choice: TeacherChoice, job: AnswersJob) -> Asked:
+    return Asked(
+        teacher=teacher.identity,
+        tokens=job.sampling.tokens,
+        temperature=job.sampling.temperature,
+        seed=job.seed,
+        context=choice.context,
+    )
 
 
 def _ask(teacher: Teacher, job: AnswersJob, missing: list[_Question], log: AnswerLog, total: int) -> None:
@@ -213,7 +218,7 @@ def _write(
         why = ", ".join(f"{reason} {count}" for reason, count in record.dropped.items())
         raise EdgepressError(
             f"none of {record.answers} answers is left ({why}); they are in {_beside(out, 'raw.jsonl')}; "
-            "cut_off wants more --tokens, the rest other bounds"
+            "cut_off wants more --tokens or --context, the rest other bounds"
         )
     lines = []
     for place, draw in sorted(chosen.kept.items()):

@@ -121,3 +121,9 @@ def test_it_stops_when_checks_get_no_better(directory: Path, tmp_path: Path) -> 
     run = training.train(TrainerState(tmp_path / "state"), lambda: next(found))
     assert run.steps == 3
     assert run.best.held_out == 0.5
+
+
+@pytest.mark.parametrize(("texts", "steps"), [(3, 6), (4, 6), (40, 60)])
+def test_every_text_is_seen_once_an_epoch_also_where_there_are_fewer_than_a_batch(texts: int, steps: int) -> None:
+    assert SETTINGS.steps(texts) == steps
+    assert steps * SETTINGS.texts_in_step(texts) == SETTINGS.epochs * texts

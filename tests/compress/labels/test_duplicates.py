@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepress.compress.labels.duplicates import plain_words, repetitions, shared_part
+from edgepress.compress.labels.duplicates import plain_words, repetitions
 
 
 def pieces(text: str) -> frozenset[str]:
@@ -44,14 +44,11 @@ def test_all_pairs_that_share_enough_are_found() -> None:
         stay: list[int] = []
         gone = set()
         for place, text in enumerate(texts):  # every pair, in file order
-            if any(shared_part(pieces(text), pieces(texts[other])) >= threshold for other in stay):
+            shared = (len(pieces(text) & pieces(texts[o])) / len(pieces(text) | pieces(texts[o])) for o in stay)
+            if any(part >= threshold for part in shared):
                 gone.add(place)
             else:
                 stay.append(place)
         found = repetitions(texts, threshold)
         assert found.exact | found.near == gone
         assert 10 < len(gone) < 140
-
-
-def test_the_shared_part_is_intersection_over_union() -> None:
-    assert shared_part(frozenset("abcd"), frozenset("bcde")) == 3 / 5
