@@ -38,10 +38,11 @@ class Moments:
         """Add a batch, (…, columns) each; ``original`` is None when there is nothing to compare with."""
         x = inputs.reshape(-1, inputs.shape[-1])
         energy = x.square().mean(1, keepdim=True)
-        weighted = (x * torch.where(energy > 0, 1 / energy, torch.zeros_like(energy))).T
-        self._hessian = _sum(self._hessian, linear(weighted, x.T))
+        root = torch.where(energy > 0, energy.rsqrt(), torch.zeros_like(energy))
+        weighted = (x * root).T  # by the root, so that H is symmetric however its factors are rounded
+        self._hessian = _sum(self._hessian, linear(weighted, weighted))
         if original is not None:
-            self._drift = _sum(self._drift, linear((original.reshape(x.shape) - x).T, weighted))
+            self._drift = _sum(self._drift, linear(((original.reshape(x.shape) - x) * root).T, weighted))
         self._tokens += len(x)
 
     def finish(self) -> InputStatistics:

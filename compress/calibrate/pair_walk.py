@@ -26,6 +26,7 @@ from torch import nn
 
 from edgepress.artifact.families import LAYER, LINEARS
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 
@@ -39,8 +40,18 @@ Observe = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 class PairWalk:
     """One pass over both models. Iterate :meth:`layers` to the end, then ask :meth:`head_statistics`."""
 
-    def __init__(self, source: WeightSource, windows: NDArray[np.int32], embedding: Floats | None = None) -> None:
-        """``embedding`` is the compressed model's, if it is known by now."""
+    def __init__(
+        self,
+        source: WeightSource,
+        windows: NDArray[np.int32],
+        embedding: Floats | None = None,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        """``embedding`` is the compressed model's, if it is known by now; ``bfloat16`` allows products of that where
+        the processor has them.
+        """
+        self._bfloat16 = bfloat16
         self.skeleton = Skeleton(source, windows)
         self._original = self.skeleton.embed()
         self._compressed = self._original.clone() if embedding is None else self.skeleton.embed(embedding)
@@ -48,7 +59,7 @@ class PairWalk:
     def layers(self) -> Iterator[PairVisit]:
         """Visit the layers in order."""
         for index in range(len(self.skeleton.layers)):
-            visit = PairVisit(self.skeleton, index, self._original, self._compressed)
+            visit = PairVisit(self.skeleton, index, self._original, self._compressed, bfloat16=self._bfloat16)
             yield visit
             visit.finish()
             self.skeleton.release(index)
@@ -57,16 +68,19 @@ class PairWalk:
     def head_statistics(self) -> InputStatistics:
         """Of what the head sees."""
         norm, moments = self.skeleton.final_norm(), Moments()
-        for batch in self.skeleton.batches:
-            moments.add(norm(self._compressed[batch]), norm(self._original[batch]))
+        with bfloat16_products(self._bfloat16):
+            for batch in self.skeleton.batches:
+                moments.add(norm(self._compressed[batch]), norm(self._original[batch]))
         return moments.finish()
 
 
 class PairVisit:
     """One layer in both models."""
 
-    def __init__(self, skeleton: Skeleton, index: int, original: torch.Tensor, compressed: torch.Tensor) -> None:
-        self._skeleton, self.index = skeleton, index
+    def __init__(
+        self, skeleton: Skeleton, index: int, original: torch.Tensor, compressed: torch.Tensor, *, bfloat16: bool
+    ) -> None:
+        self._skeleton, self.index, self._bfloat16 = skeleton, index, bfloat16
         self._prefix = LAYER.format(i=index)
         self._hidden = (original, compressed)
         self.tensors = skeleton.read_layer(index)
@@ -94,14 +108,15 @@ class PairVisit:
         assert not self._original_ended, "the layer's last linear was asked for already"
         part = name.removeprefix(self._prefix).removesuffix(".weight")
         at_the_end = part == _LAST_OF_LAYER
-        for batch in self._skeleton.batches:
-            original = self._end_original(batch) if at_the_end else self._input(0, part, batch)
-            compressed = self._input(1, part, batch)
-            add(compressed, original, self._hidden[0][batch])
-            if part in _LAST:
-                self._keep(1, part, batch, compressed)
-            if part in _LAST and not at_the_end:
-                self._keep(0, part, batch, original)
+        with bfloat16_products(self._bfloat16):
+            for batch in self._skeleton.batches:
+                original = self._end_original(batch) if at_the_end else self._input(0, part, batch)
+                compressed = self._input(1, part, batch)
+                add(compressed, original, self._hidden[0][batch])
+                if part in _LAST:
+                    self._keep(1, part, batch, compressed)
+                if part in _LAST and not at_the_end:
+                    self._keep(0, part, batch, original)
         for kept, pending in zip(self._kept, self._pending, strict=True):
             kept |= pending
             pending.clear()
@@ -116,10 +131,11 @@ class PairVisit:
     @torch.inference_mode()
     def finish(self) -> None:
         """Run both layers to their end."""
-        for batch in self._skeleton.batches:
-            if not self._original_ended:
-                self._end_original(batch)
-            self._hidden[1][batch] = self._run(1, batch)
+        with bfloat16_products(self._bfloat16):
+            for batch in self._skeleton.batches:
+                if not self._original_ended:
+                    self._end_original(batch)
+                self._hidden[1][batch] = self._run(1, batch)
 
     def _run(self, which: int, batch: slice) -> torch.Tensor:
         """A batch through the layer of one of the models."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
 from edgepress.progress import progress
 from edgepress.runtime.session import return_freed_memory
 from edgepress.runtime.text import TextCodec
@@ -58,15 +59,6 @@ def generate_windows(source: WeightSource, codec: TextCodec, samples: int, lengt
 def weight_bytes() -> int:
     """Bytes of a weight, and of a cached value, while the student writes."""
     return 2 if has_native_bfloat16() else 4
-
-
-def has_native_bfloat16() -> bool:
-    """Whether this processor has bfloat16 dot products, so that half precision is faster and not slower."""
-    import torch
-
-    ask = getattr(torch.cpu, "get_capabilities", dict)  # since torch 2.10
-    capabilities: dict[str, object] = ask()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class _Streams:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgepress.compress.calibrate.self_generate import has_native_bfloat16
+from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
 from edgepress.compress.classify.config import ClassifierSettings
 from edgepress.compress.classify.forward import batch_of, in_pieces
 from edgepress.compress.classify.student import ClassifierStudent

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from edgepress.compress.calibrate.self_generate import has_native_bfloat16
+from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
 from edgepress.compress.distill.config import Training
 
 CPU = torch.device("cpu")

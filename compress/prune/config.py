@@ -59,9 +59,12 @@ class PruneLayers(
     """Drop whole layers. Those that change their input least are proposed, the true divergence decides.
 
     drop        how many
+    repair      solve what stays for the residual stream of the whole model; not for models that normalise what a layer
+                adds to it (gemma3)
     """
 
     drop: Natural
+    repair: bool = True
 
 
 PruneStep = PruneFfn | PruneHeads | PruneLayers

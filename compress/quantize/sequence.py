@@ -38,7 +38,7 @@ def quantize_in_sequence(source: WeightSource, windows: NDArray[np.int32], forma
     """
     statistics = embedding_statistics(source, windows)
     embedding = _solve(EMBEDDING, source.read(EMBEDDING), formats, InputSolver(statistics), statistics)
-    walk = PairWalk(source, windows, embedding.values)
+    walk = PairWalk(source, windows, embedding.values, bfloat16=True)
     yield iter([(EMBEDDING, embedding)])
     del embedding
     for visit in walk.layers():

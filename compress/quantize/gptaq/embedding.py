@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
-from edgepress.compress.calibrate.self_generate import has_native_bfloat16
 from edgepress.compress.calibrate.skeleton import Skeleton
 
 LOOK_UP_SHARE = 0.02

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.weights import WeightSource
-from edgepress.compress.calibrate.self_generate import has_native_bfloat16
+from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
 from edgepress.compress.quantize.qad.loss import divergence_and_gradient
 from edgepress.compress.quantize.qad.trainable import TrainableTensor
 from edgepress.runtime.torch_reference import build_skeleton, load_parameter

@@ -127,13 +127,17 @@ def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
 
 
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
-    from edgepress.compress.prune.depth import choose_layers, drop_layers
+    from edgepress.compress.prune.depth import can_repair, choose_layers, drop_layers
     from edgepress.compress.prune.layers import prune_widths
 
     with brief_waits():
         windows = calibration_windows(writer, recipe.calibration)
         if isinstance(step, PruneLayers):
-            drop_layers(student, choose_layers(student, step.drop, windows), working, name=student.name)
+            if (repair := step.repair) and not can_repair(student):
+                say("prune_layers: this model normalises what its layers add, so what stays cannot be repaired")
+                repair = False
+            gone = choose_layers(student, step.drop, windows)
+            drop_layers(student, gone, working, name=student.name, repair_on=windows if repair else None)
         else:
             bias = _held(student, student.spec.layers, recipe.export, biased=True)
             counts = _counts(student, step, windows, recipe, bias=bias)

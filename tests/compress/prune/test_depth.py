@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dropped_layers import WINDOWS, divergence, logits, without
 from tiny_models import make_model_dir
 from transformers import AutoModelForCausalLM
 
@@ -16,29 +17,6 @@ from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
 from edgepress.runtime.torch_reference import load_model
-
-WINDOWS = np.random.default_rng(0).integers(4, 300, (4, 32)).astype(np.int32)
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = model(torch.from_numpy(WINDOWS.astype(np.int64))).logits.double()
-    return found
-
-
-def without(directory: Path, gone: tuple[int, ...]) -> torch.nn.Module:
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    kept = [layer for index, layer in enumerate(model.get_submodule("model.layers").children()) if index not in gone]
-    for place, layer in enumerate(kept):
-        layer.get_submodule("self_attn").layer_idx = place  # type: ignore[assignment]
-    model.get_submodule("model").layers = torch.nn.ModuleList(kept)
-    model.config.num_hidden_layers = len(kept)  # type: ignore[union-attr]
-    return model
-
-
-def divergence(original: torch.Tensor, other: torch.Tensor) -> float:
-    p, q = torch.log_softmax(original, -1), torch.log_softmax(other, -1)
-    return float((p.exp() * (p - q)).sum(-1).mean())
 
 
 @pytest.fixture(scope="module")

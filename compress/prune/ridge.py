@@ -1,0 +1,96 @@
+"""A linear regression of what is missing on a linear's inputs, with a ridge whose size held-out text decides.
+
+    Δ(λ) = E[w m xᵀ] (E[w x xᵀ] + λ I)⁻¹        what to add to the weights: m is missing, x is read, w weighs a token
+
+With Q D Qᵀ = E[w x xᵀ] on the first part of the text, Δ(λ) = B (D + λ)⁻¹ Qᵀ, B = E[w m xᵀ] Q, and what it saves on the
+second part is a quadratic form in d = diag (D + λ)⁻¹, so that all λ cost about as much as one:
+
+    saved(λ) = 2 cᵀ d - dᵀ M d,        c = diag Bᵀ E₂[w m xᵀ] Q,        M = BᵀB ∘ Qᵀ E₂[w x xᵀ] Q
+
+The best λ is then used on the whole text. Where none saves anything, Δ = 0: what would only be learned by heart leaves
+the weights as they were.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+
+from edgepress.compress.calibrate.one_dnn import linear
+
+DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # λ, of the mean of E[w x²]
+_EVERY = 4  # one window of so many is held out
+
+
+class Sums(msgspec.Struct, frozen=True, kw_only=True):
+    """E[w x xᵀ], (inputs, inputs), and E[w m xᵀ], (outputs, inputs), in float64; not divided by the tokens."""
+
+    square: torch.Tensor
+    missing: torch.Tensor
+
+    def __add__(self, other: Sums) -> Sums:
+        """Over both texts."""
+        return Sums(square=self.square + other.square, missing=self.missing + other.missing)
+
+
+class Regression:
+    """Sums over batches of windows."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self._parts = [
+            Sums(square=torch.zeros(inputs, inputs).double(), missing=torch.zeros(outputs, inputs).double())
+            for _ in range(2)
+        ]
+        self._windows = 0
+
+    def add(self, inputs: torch.Tensor, missing: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add a batch of windows.
+
+        Args:
+            inputs: x, (windows, tokens, inputs).
+            missing: m, (windows, tokens, outputs).
+            weights: w, (windows, tokens, 1).
+        """
+        places = torch.arange(self._windows, self._windows + len(inputs))
+        self._windows += len(inputs)
+        root = weights.sqrt()
+        for part, sums in enumerate(self._parts):
+            chosen = (places % _EVERY == _EVERY - 1) == bool(part)
+            if chosen.any():
+                x = (inputs[chosen] * root[chosen]).flatten(0, -2).T
+                m = (missing[chosen] * root[chosen]).flatten(0, -2).T
+                sums.square.add_(linear(x, x))
+                sums.missing.add_(linear(m, x))
+
+    def change(self) -> torch.Tensor:
+        """Δ, float64, (outputs, inputs)."""
+        damping = best_damping(*self._parts)
+        whole = self._parts[0] + self._parts[1]
+        return torch.zeros_like(whole.missing) if damping is None else ridge(whole, damping)
+
+
+def ridge(sums: Sums, damping: float) -> torch.Tensor:
+    """Δ(λ) with λ a share of the mean of E[w x²]."""
+    size = torch.clamp(damping * sums.square.diagonal().mean(), min=1e-30)
+    gram = sums.square + size * torch.eye(len(sums.square), dtype=torch.float64)
+    return torch.cholesky_solve(sums.missing.T, torch.linalg.cholesky(gram)).T
+
+
+def best_damping(first: Sums, second: Sums) -> float | None:
+    """The damping, of those tried, that saves most on the second part when it is solved on the first.
+
+    None where none saves anything; the middle one where there is no second part.
+    """
+    if not second.square.any():
+        return DAMPINGS[len(DAMPINGS) // 2]
+    values, vectors = torch.linalg.eigh(first.square)
+    turned = first.missing @ vectors
+    gain = (turned * (second.missing @ vectors)).sum(0)
+    cost = (turned.T @ turned) * (vectors.T @ second.square @ vectors)
+    mean = values.mean().clamp(min=1e-30)
+    saved = {}
+    for damping in DAMPINGS:
+        inverse = 1 / (values.clamp(min=0) + damping * mean)
+        saved[damping] = float(2 * gain @ inverse - inverse @ cost @ inverse)
+    best = max(saved, key=lambda damping: saved[damping])
+    return best if saved[best] > 0 else None

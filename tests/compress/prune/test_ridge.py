@@ -1,0 +1,68 @@
+"""The regression is plain weighted least squares with a ridge, and held-out windows decide how large that is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgepress.compress.prune.ridge import DAMPINGS, Regression
+
+RANDOM = np.random.default_rng(0)
+WINDOWS, TOKENS, INPUTS, OUTPUTS = 16, 12, 20, 7
+
+
+def draw(noise: float, windows: int = WINDOWS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs, what a linear of them and noise give, and weights."""
+    inputs = RANDOM.normal(size=(windows, TOKENS, INPUTS))
+    true = RANDOM.normal(size=(OUTPUTS, INPUTS))
+    missing = inputs @ true.T + noise * RANDOM.normal(size=(windows, TOKENS, OUTPUTS))
+    weights = RANDOM.uniform(0.2, 3, size=(windows, TOKENS, 1))
+    return torch.from_numpy(inputs), torch.from_numpy(missing), torch.from_numpy(weights)
+
+
+def least_squares(x: np.ndarray, m: np.ndarray, w: np.ndarray, damping: float) -> np.ndarray:
+    """By numpy's solver, on rows that stand for the ridge."""
+    x, m, root = x.reshape(-1, INPUTS), m.reshape(-1, OUTPUTS), np.sqrt(w.reshape(-1, 1))
+    size = damping * np.mean(np.sum((x * root) ** 2, 0))
+    rows = np.concatenate([x * root, np.sqrt(size) * np.eye(INPUTS)])
+    found: np.ndarray = np.linalg.lstsq(rows, np.concatenate([m * root, np.zeros((INPUTS, OUTPUTS))]), rcond=None)[0].T
+    return found
+
+
+@pytest.mark.parametrize("noise", [0.1, 30.0])
+def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float) -> None:
+    inputs, missing, weights = draw(noise)
+    held = np.arange(WINDOWS) % 4 == 3
+    lost = {}
+    for damping in DAMPINGS:
+        change = least_squares(inputs[~held].numpy(), missing[~held].numpy(), weights[~held].numpy(), damping)
+        rest = missing[held].numpy() - inputs[held].numpy() @ change.T
+        lost[damping] = float((weights[held].numpy() * rest**2).sum())
+    best = min(lost, key=lambda damping: lost[damping])
+    nothing = float((weights[held] * missing[held] ** 2).sum())
+    expected = least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), best) if lost[best] < nothing else 0.0
+    regression = Regression(INPUTS, OUTPUTS)
+    for start in range(0, WINDOWS, 3):  # batches that do not divide into fours
+        regression.add(*(part[start : start + 3] for part in (inputs, missing, weights)))
+    np.testing.assert_allclose(regression.change().numpy(), expected, atol=1e-9)
+    assert best == (DAMPINGS[0] if noise < 1 else best)
+
+
+def test_what_cannot_be_learned_is_left_alone() -> None:
+    inputs, _, weights = draw(0.0, 8)
+    regression = Regression(INPUTS, OUTPUTS)
+    # In windows that are held out the sign is the other one.
+    signs = torch.where(torch.arange(8) % 4 == 3, -1.0, 1.0)[:, None, None]
+    regression.add(inputs, inputs[..., :OUTPUTS] * signs, weights)
+    assert not regression.change().any()
+
+
+def test_without_a_window_to_hold_out_the_middle_is_taken() -> None:
+    inputs, missing, weights = draw(0.1, 1)
+    regression = Regression(INPUTS, OUTPUTS)
+    regression.add(inputs, missing, weights)
+    middle = DAMPINGS[len(DAMPINGS) // 2]
+    np.testing.assert_allclose(
+        regression.change().numpy(), least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), middle), atol=1e-9
+    )
