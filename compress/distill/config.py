@@ -136,7 +136,7 @@ class DistillStep(
     length: Annotated[int, msgspec.Meta(ge=8)] = 256
     batch_tokens: Count = 4096
     top_k: Natural = 64
-    rate: Positive = 5e-4
+    rate: Positive = 1e-4
     checkpointing: bool = False
     lora: Lora | None = None
 

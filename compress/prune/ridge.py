@@ -2,13 +2,12 @@
 
     Δ(λ) = E[w m xᵀ] (E[w x xᵀ] + λ I)⁻¹        what to add to the weights: m is missing, x is read, w weighs a token
 
-With Q D Qᵀ = E[w x xᵀ] on the first part of the text, Δ(λ) = B (D + λ)⁻¹ Qᵀ, B = E[w m xᵀ] Q, and what it saves on the
-second part is a quadratic form in d = diag (D + λ)⁻¹, so that all λ cost about as much as one:
+Each λ is solved on a first part of the text, and judged by what it saves on a second one,
 
-    saved(λ) = 2 cᵀ d - dᵀ M d,        c = diag Bᵀ E₂[w m xᵀ] Q,        M = BᵀB ∘ Qᵀ E₂[w x xᵀ] Q
+    E₂ w |m|² - E₂ w |m - Δ x|²  =  2 tr(Δ E₂[w x mᵀ]) - tr(Δ E₂[w x xᵀ] Δᵀ)
 
-The best λ is then used on the whole text. Where none saves anything, Δ = 0: what would only be learned by heart leaves
-the weights as they were.
+for which moments are enough. The best one is then solved on the whole text. Where none saves anything, Δ = 0: what
+would only be learned by heart leaves the weights as they were.
 """
 
 from __future__ import annotations
@@ -83,14 +82,9 @@ def best_damping(first: Sums, second: Sums) -> float | None:
     """
     if not second.square.any():
         return DAMPINGS[len(DAMPINGS) // 2]
-    values, vectors = torch.linalg.eigh(first.square)
-    turned = first.missing @ vectors
-    gain = (turned * (second.missing @ vectors)).sum(0)
-    cost = (turned.T @ turned) * (vectors.T @ second.square @ vectors)
-    mean = values.mean().clamp(min=1e-30)
     saved = {}
     for damping in DAMPINGS:
-        inverse = 1 / (values.clamp(min=0) + damping * mean)
-        saved[damping] = float(2 * gain @ inverse - inverse @ cost @ inverse)
+        change = ridge(first, damping)
+        saved[damping] = float((2 * change * second.missing).sum() - ((change @ second.square) * change).sum())
     best = max(saved, key=lambda damping: saved[damping])
     return best if saved[best] > 0 else None
