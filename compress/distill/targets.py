@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.distill.config import Loss
 from edgepress.compress.distill.losses import jsd, kl, reverse_kl
 from edgepress.compress.distill.precision import multiplying
@@ -107,16 +108,17 @@ class TeacherAlongside:
             output = self._teacher.model(tokens, use_cache=False, output_hidden_states=bool(self._loss.hidden))
         final = output.last_hidden_state.float()[:, :-1][learned]
         states = tuple(state.float() for state in output.hidden_states[1:]) if self._loss.hidden else ()
-        return _LiveBatch(final, self._teacher.lm_head.weight, states, self._loss)
+        return _LiveBatch(final, self._teacher.lm_head.weight, states, self._loss, self._in_bfloat16)
 
 
 class _LiveBatch:
-    def __init__(self, final: torch.Tensor, head: torch.Tensor, states: States, loss: Loss) -> None:
+    def __init__(self, final: torch.Tensor, head: torch.Tensor, states: States, loss: Loss, in_bfloat16: bool) -> None:
         self._final, self._head, self.states, self._loss = final, head, states, loss
+        self._in_bfloat16 = in_bfloat16
 
     def divergence(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
         loss = self._loss
-        with torch.no_grad():
+        with torch.no_grad(), bfloat16_products(self._in_bfloat16):
             teacher = self._final[rows] @ self._head.T
         total = logits.new_zeros(len(logits))
         if loss.kl:

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.cache import cached
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.distill.config import TEMPERATURES
 from edgepress.compress.distill.precision import CPU, multiplying
 from edgepress.compress.distill.top_k import Arrays, TopK, pack, shapes, unpack
 from edgepress.errors import InputError
 from edgepress.progress import progress
 
-_VERSION = 1
+_VERSION = 2
 _SHARD_TOKENS = 16384
 _TOKENS_AT_ONCE = 256  # of which all logits are held
 _PACKED_AT_ONCE = 16  # whose logits stay in the processor's cache meanwhile
@@ -123,7 +124,9 @@ class _Writer:
                 states = self._model.model(batch.to(self._device), use_cache=False).last_hidden_state
             hidden = states.float()[:, :-1].flatten(0, 1)
             for rows in hidden.split(_TOKENS_AT_ONCE):
-                parts += [pack(few, self._k) for few in self._model.lm_head(rows).split(_PACKED_AT_ONCE)]
+                with bfloat16_products(self._in_bfloat16):
+                    logits = self._model.lm_head(rows)
+                parts += [pack(few, self._k) for few in logits.split(_PACKED_AT_ONCE)]
         return parts
 
 

@@ -5,9 +5,10 @@
 The logits of a token are 200 kB for a vocabulary of 49152. They are computed for a few tokens at a time, and the
 gradients with respect to h and B at once with them, so that nothing of that size waits for the backward pass.
 
-The head is most of a small student's work. Logits are always computed in the precision of what they are computed from:
-a logit of 20 in bfloat16 is off by 0.06. Their gradient is not large beside anything, so that its two products may be
-in bfloat16, summed in float32. A head that is frozen gets no gradient, and its product is not made.
+The head is most of a small student's work. Logits are never rounded to bfloat16, where one of 20 is off by 0.06; the
+factors of which they are sums may be, which moves them by some thousandths. Their gradient is not large beside
+anything, so that its two products may be in bfloat16, summed in float32. A head that is frozen gets no gradient, and
+its product is not made.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 
 _LOGIT_BYTES_AT_ONCE = 100e6
 LossOfLogits = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -30,7 +33,7 @@ def mean_loss(
         hidden: outputs of the final norm, (tokens, hidden), at least one token.
         head: (vocabulary, hidden).
         loss: (logits of some tokens, float32 or float64, which tokens) → loss of each, (those tokens,).
-        in_bfloat16: multiply the gradient of the logits in bfloat16.
+        in_bfloat16: multiply in bfloat16, where the processor does so natively in the case of the logits.
     """
     mean: torch.Tensor = _MeanLoss.apply(hidden, head, loss, in_bfloat16)
     return mean
@@ -48,7 +51,9 @@ class _MeanLoss(torch.autograd.Function):
         each = max(1, int(_LOGIT_BYTES_AT_ONCE / (len(head) * head.element_size())))
         for start in range(0, len(hidden), each):
             rows = slice(start, min(start + each, len(hidden)))
-            value, gradient = _with_gradient(hidden[rows] @ head.T, loss, rows)
+            with bfloat16_products(in_bfloat16):
+                logits = hidden[rows] @ head.T
+            value, gradient = _with_gradient(logits, loss, rows)
             total += value
             back.add(gradient, rows, of_hidden, of_head)
         ctx.save_for_backward(of_hidden.div_(len(hidden)), None if of_head is None else of_head.div_(len(hidden)))
