@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, answering, make_teacher_dir, serving
+from asked_teacher import KEY, PROMPTS, QUICK, ask, make_place, make_teacher  # noqa: F401
+from chat_server import ChatServer, answering, serving
 from commands import Finished, edgepress, program
 from killed_runs import Run, Runner
 from one_core import one_core  # noqa: F401
@@ -21,15 +22,6 @@ from edgepress.runtime.answering import LocalAnswerer, Sampling
 from edgepress.runtime.text import TextCodec
 
 pytestmark = pytest.mark.usefixtures("one_core")
-WORDS = ("fox", "dog", "jugs", "box", "liquor", "area", "reasons", "café")
-PROMPTS = [f"{word} is what, {number}?" for number, word in enumerate(WORDS)]
-KEY = "sk-secret-123"
-QUICK = ("--tokens", "24", "--max-repeated", "1")
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher_dir(tmp_path_factory.mktemp("teacher") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +34,6 @@ def model(teacher: Path) -> Iterator[LocalAnswerer]:
 def server(model: LocalAnswerer) -> Iterator[ChatServer]:
     with serving(model, KEY) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TEACHER_KEY", KEY)
-    return tmp_path
-
-
-def ask(teacher: Path | str, *options: str | Path, out: str = "answers.jsonl") -> Finished:
-    return edgepress("answers", "prompts.txt", "--teacher", teacher, "-o", out, *QUICK, *options)
 
 
 def ask_server(server: ChatServer, *options: str, out: str = "answers.jsonl") -> Finished:
@@ -233,80 +213,3 @@ def test_with_several_under_way_a_failure_loses_none_of_the_others(server: ChatS
     server.faults += ["", "400"]
     assert ask_server(server, "--at-once", "4").code == 2
     assert len(read("answers.raw.jsonl")) - 1 == len(server.requests) < len(PROMPTS)
-
-
-def write(name: str, content: str) -> Callable[[], object]:
-    return lambda: Path(name).write_text(content, encoding="utf-8")
-
-
-HTTP = ("--teacher", "http://127.0.0.1:9/v1")
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "message"),
-    [
-        (None, ("-o", "answers.txt"), "wanted a name that ends in .jsonl"),
-        (write("answers.jsonl", "mine"), (), "exists and was not written by this command"),
-        (write("prompts.txt", "\n \n"), (), "no prompts in it"),
-        (lambda: Path("prompts.txt").unlink(), (), "prompts.txt: no such file"),
-        (None, ("--per-prompt", "2"), "give a --temperature"),
-        (None, ("--refuse", "("), "no regular expression"),
-        (None, ("--temperature", "inf"), "--temperature inf: wanted a number"),
-        (None, ("--model", "x"), "--model and --key-env are of an endpoint"),
-        (None, ("--teacher", "./none"), "none: no such file or directory"),
-        (None, ("--engine", "onnxruntime"), "no .gguf file, ONNX directory"),
-        (None, ("--context", "8"), "prompts.txt:1: 31 tokens"),
-        (None, HTTP, "name one of its models by --model"),
-        (None, (*HTTP, "--model", "x", "--key-env", "sk-9"), "no variable of that name is set"),
-        (None, (*HTTP, "--model", "x", "--threads", "1"), "are of a local teacher"),
-        (write("answers.raw.jsonl", "mine\n"), (), "not a file of this command"),
-        (write("answers.raw.jsonl", "mine"), (), "not a file of this command"),
-    ],
-)
-def test_what_cannot_be_is_refused_and_nothing_is_written(
-    teacher: Path, place: Path, change: Callable[[], object] | None, options: tuple[str, ...], message: str
-) -> None:
-    if change:
-        change()
-    before = {file.name: file.read_bytes() for file in place.iterdir()}
-    found = ask(teacher, *options).error()
-    assert message in found
-    assert "sk-9" not in found
-    assert {file.name: file.read_bytes() for file in place.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "{",
-        "[]",
-        "{}",
-        '{"prompt": "a", "messages": []}',
-        '{"messages": []}',
-        '{"prompt": " "}',
-        '{"prompt": "\\ud83d"}',
-        '{"messages": [{"role": "assistant", "content": "x"}]}',
-        '{"messages": [{"role": "tool", "content": "x"}]}',
-    ],
-)
-def test_a_line_that_is_no_prompt_is_named(teacher: Path, line: str) -> None:
-    Path("p.jsonl").write_text(f'{{"prompt": "ok"}}\n\n{line}\n', encoding="utf-8")
-    message = edgepress("answers", "p.jsonl", "--teacher", teacher, "-o", "answers.jsonl").error()
-    assert message.startswith('p.jsonl:3: wanted {"prompt": "…"} or')
-
-
-def test_answers_asked_for_in_another_way_are_not_mixed(teacher: Path) -> None:
-    assert ask(teacher).code == 0
-    message = ask(teacher, "--tokens", "25").error()
-    assert "asked for with tokens 24, and now it is 25" in message
-    message = ask(teacher, "--context", "96").error()
-    assert "asked for with context None, and now it is 96" in message
-    assert ask(teacher).code == 0
-
-
-def test_a_damaged_answer_is_named(teacher: Path) -> None:
-    assert ask(teacher).code == 0
-    raw = Path("answers.raw.jsonl")
-    lines = raw.read_bytes().split(b"\n")
-    raw.write_bytes(b"\n".join([*lines[:3], lines[3][:-4], *lines[4:]]))
-    assert "answers.raw.jsonl:4: damaged" in ask(teacher).error()
