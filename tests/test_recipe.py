@@ -128,11 +128,12 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "a number as a field": ("bench: {3: 4}", "bench"),
     "an unknown step": (
         "compress: [{step: prune_hidden}]",
-        r"compress\[0\]: unknown step 'prune_hidden'; steps: prune_ffn, prune_heads, prune_layers, distill, quantize",
+        r"compress\[0\]: unknown step 'prune_hidden'; steps: trim_vocabulary, prune_ffn, prune_heads, prune_layers, "
+        "distill, quantize",
     ),
     "a step without a name": (
         "compress: [{format: q4_0}]",
-        r"compress\[0\] must be a mapping with 'step'; steps: prune_ffn",
+        r"compress\[0\] must be a mapping with 'step'; steps: trim_vocabulary",
     ),
     "a step as text": ("compress: [quantize]", r"compress\[0\] must be a mapping with 'step'"),
     "one step without a list": ("compress: {step: quantize}", "compress must be a list of steps, got dict"),

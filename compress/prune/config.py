@@ -67,4 +67,22 @@ class PruneLayers(
     repair: bool = True
 
 
+class TrimVocabulary(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="trim_vocabulary"
+):
+    """Leave out the tokens that a corpus uses least; what is written with them takes smaller ones, down to bytes.
+
+    It comes before all other steps, and what follows is measured against the student with the smaller vocabulary.
+
+    keep        share of the model's tokens that stays
+    files       UTF-8 text like what the model will read and write; the calibration text unless given. An eighth of it
+                is kept aside to say what the step costs
+    multiple_of as many tokens stay as a multiple of this
+    """
+
+    keep: Share
+    files: tuple[str, ...] = ()
+    multiple_of: Divisor = 64
+
+
 PruneStep = PruneFfn | PruneHeads | PruneLayers

@@ -28,14 +28,14 @@ import yaml
 from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.distill.config import DistillStep
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep, TrimVocabulary
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
 from edgepress.runtime.llamacpp_quantize import Mixture
 
 # The list of methods, in one place.
-CompressStep = PruneFfn | PruneHeads | PruneLayers | DistillStep | QuantizeStep
+CompressStep = TrimVocabulary | PruneFfn | PruneHeads | PruneLayers | DistillStep | QuantizeStep
 STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep)
 
 ExportTarget = Literal["gguf", "onnx", "tensorrt"]
@@ -104,7 +104,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def pruning(self) -> tuple[PruneStep, ...]:
         """The steps that make the model's shape smaller, in order."""
-        return tuple(step for step in self.compress if not isinstance(step, QuantizeStep | DistillStep))
+        return tuple(step for step in self.compress if isinstance(step, PruneFfn | PruneHeads | PruneLayers))
+
+    @property
+    def trimming(self) -> TrimVocabulary | None:
+        """The step that makes the vocabulary smaller, which comes first."""
+        return next((step for step in self.compress if isinstance(step, TrimVocabulary)), None)
 
     @property
     def healing(self) -> tuple[DistillStep, ...]:
@@ -113,8 +118,18 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def before_quantize(self) -> tuple[PruneStep | DistillStep, ...]:
-        """All steps but quantize, in order; each leaves a student of its own."""
-        return tuple(step for step in self.compress if not isinstance(step, QuantizeStep))
+        """The steps between trim_vocabulary and quantize, in order; each leaves a student of its own."""
+        return tuple(step for step in self.compress if not isinstance(step, QuantizeStep | TrimVocabulary))
+
+    @property
+    def stages_before_quantize(self) -> int:
+        """How many float32 models lie in the output beside the one that is quantized."""
+        return len(self.before_quantize) + (self.trimming is not None)
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether what is quantized has another shape than the student that comes in."""
+        return bool(self.pruning) or self.trimming is not None
 
 
 def load_recipe(name: str) -> Recipe:
@@ -173,10 +188,17 @@ def _check_order(recipe: Recipe, where: str) -> None:
     if places and places[0] != len(recipe.compress) - 1:
         behind = step_name(type(recipe.compress[places[0] + 1]))
         raise InputError(f"{where}: compress[{places[0] + 1}]: {behind} comes after quantize; put quantize last")
-    if recipe.compress and isinstance(recipe.compress[0], DistillStep):
+    trims = [place for place, step in enumerate(recipe.compress) if isinstance(step, TrimVocabulary)]
+    if trims and trims[-1]:
         raise InputError(
-            f"{where}: compress[0]: distill trains a student towards what it was before the steps ahead of it, and "
-            "there are none; put it behind a pruning step. Rounded weights are trained by quantize with qad_tokens"
+            f"{where}: compress[{trims[-1]}]: trim_vocabulary comes once and before all other steps: what they lose is "
+            "measured against the student with that vocabulary"
+        )
+    if recipe.before_quantize and isinstance(first := recipe.before_quantize[0], DistillStep):
+        raise InputError(
+            f"{where}: compress[{recipe.compress.index(first)}]: distill trains a student towards what it was before "
+            "the steps ahead of it, and there are none; put it behind a pruning step. Rounded weights are trained by "
+            "quantize with qad_tokens"
         )
 
 

@@ -50,7 +50,7 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
     """
     sizes, step = _sizes(student, recipe), recipe.quantize
     phases = [3 * sizes.embedding, 3 * sizes.layer]  # read, code, dequantize and write
-    if not calibrated:
+    if not calibrated and recipe.trimming is None:
         return _LIBRARIES_BYTES + max(phases)
     phases += [3 * sizes.embedding + sizes.running, 3 * sizes.layer + sizes.running]
     if looks_at_text(step):
@@ -60,7 +60,7 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
     if step.qad_tokens:
         phases.append(_training_memory(student, recipe, sizes.length))
     phases += [_healing_memory(student, step) for step in recipe.healing]
-    if recipe.calibration.self_generated:
+    if calibrated and recipe.calibration.self_generated:
         phases.append(_writing_memory(student, recipe, sizes))
     return _TORCH_BYTES + max(phases)
 

@@ -34,8 +34,9 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run will do. ``files`` maps paths below the output directory to exact bytes.
 
     ``compare_bytes`` is what llama.cpp's own files take at most while they are made, ``passing_bytes`` what checkpoints
-    take beside the last one until it is there: those tried for a bound, the solved one that is trained. Where formats
-    are chosen for a budget, ``model`` and ``files`` are those of the smallest formats until they are.
+    take beside the last one until it is there: those tried for a bound, the solved one that is trained, ``stage_bytes``
+    at most what the steps before quantize leave. Where formats are chosen for a budget, ``model`` and ``files`` are
+    those of the smallest formats until they are.
     """
 
     model: ModelPlan
@@ -45,15 +46,27 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int
     compare_bytes: int = 0
     passing_bytes: int = 0
+    stage_bytes: int = 0
 
     @property
     def disk_bytes(self) -> int:
         """Bytes that the output directory will take at its fullest, about."""
-        return self.checkpoint_bytes + max(self.passing_bytes, sum(self.files.values()) + self.compare_bytes)
+        return (
+            self.stage_bytes
+            + self.checkpoint_bytes
+            + max(self.passing_bytes, sum(self.files.values()) + self.compare_bytes)
+        )
 
 
-def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
+def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...], *, final: bool = True) -> RunPlan:
     """Check a recipe against a student.
+
+    Args:
+        student: the model.
+        recipe: what is done to it.
+        targets: that it is exported to.
+        final: whether the student has the shape that is quantized; a smaller one may meet a budget that this one
+            cannot.
 
     Raises:
         InputError: the first thing that cannot be done, and what could be instead.
@@ -73,8 +86,9 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
     if step.budgets:
         _check_choices(student, recipe, model, targets)
         smallest = sum(predict_files(model, budget_target(recipe), recipe.tensorrt).values())
-        check_budget(smallest, target_bytes(student, step), step, assignment.fell_back)
-        if (limit := token_time_limit(student, step, budget_target(recipe))) is not None:
+        if final:
+            check_budget(smallest, target_bytes(student, step), step, assignment.fell_back)
+        if final and (limit := token_time_limit(student, step, budget_target(recipe))) is not None:
             check_alone(limit)
     files: dict[str, int] = {}
     for target in targets:
@@ -88,6 +102,7 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         peak_memory_bytes=peak_memory(student, recipe, calibrated=needs_calibration(recipe)),
         compare_bytes=_compare_bytes(student, recipe) if targets and recipe.compare else 0,
         passing_bytes=_checkpoint_bytes(model) * _passing_checkpoints(step),
+        stage_bytes=4 * student.parameters * recipe.stages_before_quantize,
     )
 
 
@@ -250,6 +265,8 @@ def needs_calibration(recipe: Recipe) -> bool:
     """Whether any step looks at activations."""
     step = recipe.quantize
     if step.solver != "nearest" or step.activations != "float" or recipe.pruning:
+        return True
+    if recipe.trimming is not None and not recipe.trimming.files:
         return True
     return bool(step.budgets) or looks_at_text(step) or step.qad_tokens > 0
 

@@ -26,6 +26,7 @@ from edgepress.errors import InputError
 from edgepress.pipeline.heal import check_healing, heal, healing_digest, what_healed
 from edgepress.pipeline.plan import RunPlan, check_support, make_plan
 from edgepress.pipeline.stages import Output, stage_key
+from edgepress.pipeline.trim import check_trimming, trimmed_student
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe, step_name
 
@@ -69,10 +70,11 @@ def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, .
     Raises:
         InputError: as :func:`check_pruning`, or something that no plan can be made of.
     """
+    check_trimming(student, recipe)
     check_pruning(student, recipe)
-    if recipe.pruning:
+    if recipe.reshapes:
         say("note: sizes and memory are those before pruning")
-    return make_plan(student, recipe, targets)
+    return make_plan(student, recipe, targets, final=not recipe.reshapes)
 
 
 def prune(student: Student, recipe: Recipe, output: Output) -> Student:
@@ -117,7 +119,7 @@ def _name(place: int, step: PruneStep | DistillStep) -> str:
 def pruned_student(student: Student, recipe: Recipe, out: Path) -> Student:
     """What a finished run quantized: its last stage before that, or the student itself."""
     steps = recipe.before_quantize
-    return CheckpointStudent(out / _name(len(steps), steps[-1])) if steps else student
+    return CheckpointStudent(out / _name(len(steps), steps[-1])) if steps else trimmed_student(student, recipe, out)
 
 
 def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:

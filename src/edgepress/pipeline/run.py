@@ -30,6 +30,7 @@ from edgepress.pipeline.plan import (
 from edgepress.pipeline.press import press
 from edgepress.pipeline.prune import check_pruning, healed, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
+from edgepress.pipeline.trim import check_trimming, trim, trimmed_student, what_trimming_did
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
 from edgepress.runtime.locate import ModelFile
@@ -45,14 +46,16 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
         ParityError: an exported file does not reproduce the checkpoint; it is not kept.
     """
     with brief_waits():  # what self-written text takes depends on the processor, which torch is asked about
-        plan = make_plan(student, recipe, targets)
+        plan = make_plan(student, recipe, targets, final=not recipe.reshapes)
+    check_trimming(student, recipe)
     check_pruning(student, recipe)
     check_disk(plan, out)
     output = Output(out)
     with output.claim():
         state(student, plan)
-        start = prune(student, recipe, output)
-        if recipe.pruning:
+        whole = trim(student, recipe, output)
+        start = prune(whole, recipe, output)
+        if recipe.reshapes:
             with brief_waits():
                 plan = make_plan(start, recipe, targets)
         key = _checkpoint_key(start, recipe)
@@ -212,7 +215,12 @@ def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts:
         student_source=student.source,
         student_digest=student.digest(),
         student_stored_types=types,
-        student_notes=(*student.notes, *_pruned(student, recipe, plan), *healed(recipe, out)),
+        student_notes=(
+            *student.notes,
+            *what_trimming_did(recipe, out),
+            *_pruned(trimmed_student(student, recipe, out), recipe, plan),
+            *healed(recipe, out),
+        ),
         recipe=recipe_document(recipe),
         calibration_digest=calibration_digest(recipe.calibration) if needs_calibration(recipe) else None,
         tools=tool_versions(),

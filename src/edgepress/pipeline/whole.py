@@ -15,6 +15,7 @@ from edgepress.pipeline.llama_quantize import peer_models
 from edgepress.pipeline.measure import measure_run
 from edgepress.pipeline.run import compress
 from edgepress.pipeline.stages import Output, stage_key
+from edgepress.pipeline.trim import trimmed_student
 from edgepress.recipe import Recipe
 from edgepress.runtime.locate import ModelFile, choose_model
 
@@ -28,6 +29,7 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
     from edgepress.benchmarks.report.page import write_report
 
     compress(student, recipe, out, recipe.export)
+    student = trimmed_student(student, recipe, out)
     output = Output(out)
     with output.claim():
         models: dict[str, ModelFile] = {target: choose_model(out / target, ENGINES[target]) for target in recipe.export}
