@@ -61,9 +61,8 @@ def tokenizer(document: Document) -> Tokenizer:
 
 
 def rows(document: Document) -> int:
-    return 1 + max(
-        entry["id"] for entry in document["added_tokens"] + [{"id": max(document["model"]["vocab"].values())}]
-    )
+    added = [entry["id"] for entry in document["added_tokens"]]
+    return 1 + int(max(*added, *document["model"]["vocab"].values()))
 
 
 def parts(document: Document) -> dict[int, tuple[int, ...]]:
