@@ -17,6 +17,7 @@ from edgepress.artifact.manifest import Manifest, read_manifest
 from edgepress.artifact.plan import TensorPlan
 from edgepress.benchmarks.records import BenchRecord, QualityRecord
 from edgepress.benchmarks.report.peer_labels import PEER, peer_label
+from edgepress.benchmarks.shape_record import SHAPE_FILE, ShapeRecord
 from edgepress.errors import InputError
 
 Record = TypeVar("Record")
@@ -123,6 +124,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     peer_types: dict[str, dict[str, int]] = {}
     attribution: Attribution | None = None
     distillation: Distillation | None = None
+    shape: ShapeRecord | None = None
 
 
 def read_contents(out: Path) -> Contents:
@@ -135,6 +137,7 @@ def read_contents(out: Path) -> Contents:
     samples, errors = folder / "samples.json", out / "checkpoint" / "quantization.json"
     search, attribution = out / "checkpoint" / "allocation.json", folder / "tensors.json"
     distillation = out / "checkpoint" / "distillation.json"
+    shape = folder / SHAPE_FILE
     quality = _labelled(folder, "quality", QualityRecord)
     return Contents(
         manifest=manifest,
@@ -146,6 +149,7 @@ def read_contents(out: Path) -> Contents:
         search=_read(search, FormatSearch) if search.is_file() else None,
         attribution=_read(attribution, Attribution) if attribution.is_file() else None,
         distillation=_read(distillation, Distillation) if distillation.is_file() else None,
+        shape=_read(shape, ShapeRecord) if shape.is_file() else None,
         peer_types={
             peer_label(path.stem): _matrix_types(path)
             for path in sorted((out / PEER).glob("*.gguf"))

@@ -9,15 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgepress import __version__
 from edgepress.artifact.files import write_atomically
+from edgepress.artifact.spec import ModelSpec
 from edgepress.benchmarks.report import against_peers, reproduce, tables, verdict
 from edgepress.benchmarks.report.artifacts import Artifact, list_artifacts, own
+from edgepress.benchmarks.report.by_stage import stage_table, stage_words
 from edgepress.benchmarks.report.by_tensor import by_tensor
 from edgepress.benchmarks.report.contents import Contents, read_contents
 from edgepress.benchmarks.report.figures import layer_maps
 from edgepress.benchmarks.report.figures.kld_map import kld_map
 from edgepress.benchmarks.report.figures.memory import memory_legend, memory_parts
+from edgepress.benchmarks.report.figures.shape import shape_map
 from edgepress.benchmarks.report.figures.size_against_kld import size_against_kld
 from edgepress.benchmarks.report.figures.speed import rates
 from edgepress.benchmarks.report.figures.text_windows import kld_by_window
@@ -93,6 +98,8 @@ def _layers(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, An
         "distilled": _distilled(contents),
         "frontier": contents.search is not None and bool(contents.search.frontier),
         "by_tensor": by_tensor(contents.attribution, artifacts),
+        "stage_table": stage_table(contents.shape),
+        "stage_words": stage_words(contents.shape),
         "int8_inputs": any(tensor.input_format != "float" for tensor in contents.tensors),
         "weighted": all(error.weighted for error in contents.errors),
     }
@@ -155,6 +162,7 @@ def _figures(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, F
         "distribution": lambda: latency_distribution(artifacts),
         "steps": lambda: latency_over_steps(artifacts),
         "memory": lambda: memory_parts(artifacts),
+        "shape": lambda: shape_map(contents.shape, _model(contents).layers),
         "nats": lambda: kld_map(contents.attribution.tensors, depth) if contents.attribution else None,
         "errors": lambda: layer_maps.error_map(contents.errors, depth),
         "formats": lambda: layer_maps.format_map(contents.tensors, depth),
@@ -162,3 +170,7 @@ def _figures(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, F
     }
     drawn = {name: draw() for name, draw in drawers.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _model(contents: Contents) -> ModelSpec:
+    return msgspec.convert(contents.manifest.model, ModelSpec)

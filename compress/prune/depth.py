@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import CheckpointWriter
-from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LAYER, LINEARS, layer_name
+from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LAYER
 from edgepress.artifact.hf_config import with_shapes
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.refit import Tensors, refit
+from edgepress.compress.prune.removed import Removed, write_removed
 from edgepress.compress.quantize.layers import copy_tokenizer
 from edgepress.compress.search.divergence import Divergence
 from edgepress.errors import InputError
@@ -28,7 +29,6 @@ from edgepress.progress import progress, say
 
 PROPOSED = 4  # layers tried for each that goes
 JUDGING_TOKENS = 2048
-_ENDS = (LINEARS["attn_output"], LINEARS["ffn_down"])
 
 
 @torch.inference_mode()
@@ -75,7 +75,7 @@ def choose_layers(source: WeightSource, drop: int, windows: NDArray[np.int32]) -
             left = sorted(set(range(source.spec.depth)) - set(gone), key=lambda index: influence[index])[:PROPOSED]
             costs = {}
             for index in left:
-                costs[index] = _without(divergence, [*gone, index])
+                costs[index] = divergence.of(Removed(layers=(*gone, index)).change(source.spec))
                 advance(1)
             best = min(costs, key=lambda index: costs[index])
             gone.append(best)
@@ -117,6 +117,7 @@ def drop_layers(
     rest = {key: source.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in source.names}
     writer.write_shard(rest, dict.fromkeys(rest, "f32"))
     copy_tokenizer(source.tokenizer_dir, directory)
+    write_removed(Removed(layers=tuple(gone)), directory)
     shapes = [spec.layers[index] for index in stays]
     config = with_shapes(source.config | {"tie_word_embeddings": spec.tied}, shapes, spec.head_dim)
     if any(layer.window for layer in spec.layers):  # otherwise a rule by the layer's place would say
@@ -129,9 +130,3 @@ def drop_layers(
 def _as_they_are(source: WeightSource, stays: list[int]) -> Iterator[Tensors]:
     for index in stays:
         yield {name: source.read(name) for name in source.names if name.startswith(LAYER.format(i=index))}
-
-
-def _without(divergence: Divergence, gone: list[int]) -> float:
-    """The divergence of the model without some layers: their blocks add nothing to the residual stream."""
-    ends = {layer_name(index, part, leaf) for index in gone for part in _ENDS for leaf in ("weight", "bias")}
-    return divergence.of(lambda key, values: np.zeros_like(values) if key in ends else values)

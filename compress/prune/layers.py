@@ -31,6 +31,7 @@ from edgepress.compress.prune.parts import (
     part_of,
     pruned_shape,
 )
+from edgepress.compress.prune.removed import Removed, write_removed
 from edgepress.compress.quantize.layers import copy_tokenizer
 from edgepress.progress import progress
 
@@ -63,7 +64,8 @@ def prune_widths(
     writer = CheckpointWriter(directory, shards=spec.depth + 1)
     shapes: list[LayerSpec] = []
     unchanged = counts == [each.count for each in units]
-    shards = _unchanged(source) if unchanged else _walk(source, step, counts, windows, bias=bias)
+    stays: list[NDArray[np.intp]] = []  # columns of the reader, layer by layer
+    shards = _unchanged(source) if unchanged else _walk(source, step, counts, windows, stays, bias=bias)
     with progress(f"prune ({step.method})", spec.depth) as advance:
         for index, tensors in enumerate(shards):
             writer.write_shard(tensors, dict.fromkeys(tensors, "f32"))
@@ -72,6 +74,8 @@ def prune_widths(
     rest = {key: source.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in source.names}
     writer.write_shard(rest, dict.fromkeys(rest, "f32"))
     copy_tokenizer(source.tokenizer_dir, directory)
+    kept = [tuple(columns.tolist()) for columns in stays]
+    write_removed(Removed(reader=part_of(step).reader, columns=tuple(kept)) if kept else Removed(), directory)
     config = with_shapes(source.config | {"tie_word_embeddings": spec.tied}, shapes, spec.head_dim)
     option = bias_option(spec, part_of(step))
     writer.finish(config | ({option: True} if bias and not unchanged and option else {}), name)
@@ -83,14 +87,24 @@ def _unchanged(source: WeightSource) -> Iterator[Tensors]:
 
 
 def _walk(
-    source: WeightSource, step: WidthStep, counts: list[int], windows: NDArray[np.int32], *, bias: bool
+    source: WeightSource,
+    step: WidthStep,
+    counts: list[int],
+    windows: NDArray[np.int32],
+    stays: list[NDArray[np.intp]],
+    *,
+    bias: bool,
 ) -> Iterator[Tensors]:
     for visit in PairWalk(source, windows).layers():
-        yield prune_layer(source, step, visit, counts[visit.index], bias=bias)
+        tensors, columns = prune_layer(source, step, visit, counts[visit.index], bias=bias)
+        stays.append(columns)
+        yield tensors
 
 
-def prune_layer(source: WeightSource, step: WidthStep, visit: PairVisit, count: int, *, bias: bool) -> Tensors:
-    """Prune one layer of a walk to ``count`` units; its tensors."""
+def prune_layer(
+    source: WeightSource, step: WidthStep, visit: PairVisit, count: int, *, bias: bool
+) -> tuple[Tensors, NDArray[np.intp]]:
+    """Prune one layer of a walk to ``count`` units; its tensors, and the columns of the reader that stay."""
     spec, index, tensors = source.spec, visit.index, visit.tensors
     layer, part = spec.layers[index], part_of(step)
     reader = layer_name(index, LINEARS[part.reader])
@@ -115,7 +129,7 @@ def prune_layer(source: WeightSource, step: WidthStep, visit: PairVisit, count: 
         _add_bias(pruned, step, index, added)
         name = layer_name(index, LINEARS[part.reader], "bias")
         visit.replace(name, pruned[name])
-    return pruned
+    return pruned, columns.numpy()
 
 
 def _solved(

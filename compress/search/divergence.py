@@ -22,7 +22,7 @@ class Divergence:
     """Compares candidates with a model over fixed windows, one layer in memory at a time."""
 
     def __init__(self, source: WeightSource, windows: NDArray[np.int32]) -> None:
-        self._source = source
+        self._source, self._windows = source, windows
         self._skeleton = Skeleton(source, windows)
         self._head = HEAD if HEAD in source.names else EMBEDDING
         self._reference = _final(self._skeleton, _unchanged)
@@ -37,12 +37,26 @@ class Divergence:
         with self._skeleton.rounded_inputs(input_scales):
             return float(self.per_token(change).mean())
 
-    @torch.inference_mode()
+    def of_model(self, other: WeightSource, change: Change | None = None) -> float:
+        """Mean KL divergence in nats per token of another model with the same vocabulary, whatever its shape.
+
+        Args:
+            other: the model.
+            change: what its tensors go through first.
+        """
+        change = change or _unchanged
+        final = _final(Skeleton(other, self._windows), change)
+        head = HEAD if HEAD in other.names else EMBEDDING
+        return float(self._between(final, change(head, other.read(head))).mean())
+
     def per_token(self, change: Change) -> NDArray[np.float64]:
         """The divergence at each token, (samples · length,)."""
-        final = _final(self._skeleton, change)
-        original = torch.from_numpy(self._source.read(self._head))
-        candidate = torch.from_numpy(change(self._head, self._source.read(self._head)))
+        return self._between(_final(self._skeleton, change), change(self._head, self._source.read(self._head)))
+
+    @torch.inference_mode()
+    def _between(self, final: torch.Tensor, head: Floats) -> NDArray[np.float64]:
+        """The divergence of final states behind a head, at each token."""
+        original, candidate = torch.from_numpy(self._source.read(self._head)), torch.from_numpy(head)
         found = []
         for before, after in zip(
             self._reference.flatten(0, 1).split(_TOKENS_AT_ONCE),

@@ -139,7 +139,7 @@ def measure_run(
     folder = out / "measurements"
     scored = models | peers
     timed_models = {label: model for label, model in models.items() if not model.stands_in}
-    wanted = {f"quality-{label}" for label in scored if evaluate}
+    wanted = {"shape"} | {f"quality-{label}" for label in scored if evaluate}
     wanted |= {f"latency-{label}" for label in timed_models if bench}
     wanted |= {"tensors"} if evaluate and evaluate.tensors else set()
     forget_other_measurements(folder, wanted | ({"samples"} if samples else set()))
@@ -179,8 +179,13 @@ def forget_other_measurements(folder: Path, wanted: set[str]) -> None:
     """Remove the measurements, and their keys, whose names are not wanted."""
     for path in folder.glob("*.json"):
         if path.stem not in wanted:
-            path.unlink()
-            path.with_name(f".{path.stem}.key").unlink(missing_ok=True)
+            forget(path)
+
+
+def forget(path: Path) -> None:
+    """Remove a measurement and its key, where there is one."""
+    path.unlink(missing_ok=True)
+    path.with_name(f".{path.stem}.key").unlink(missing_ok=True)
 
 
 def model_identity(model: ModelFile) -> str:

@@ -118,8 +118,13 @@ def _name(place: int, step: PruneStep | DistillStep) -> str:
 
 def pruned_student(student: Student, recipe: Recipe, out: Path) -> Student:
     """What a finished run quantized: its last stage before that, or the student itself."""
-    steps = recipe.before_quantize
-    return CheckpointStudent(out / _name(len(steps), steps[-1])) if steps else trimmed_student(student, recipe, out)
+    made = stage_directories(recipe, out)
+    return CheckpointStudent(made[-1]) if made else trimmed_student(student, recipe, out)
+
+
+def stage_directories(recipe: Recipe, out: Path) -> list[Path]:
+    """Where a run leaves the models behind the steps between trim_vocabulary and quantize, in order."""
+    return [out / _name(place, step) for place, step in enumerate(recipe.before_quantize, start=1)]
 
 
 def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from edgepress.compress.student.student import Student
+from edgepress.pipeline.by_stage import measure_stages
 from edgepress.pipeline.by_tensor import measure_tensors
 from edgepress.pipeline.costs import ENGINES
 from edgepress.pipeline.float_gguf import write_float_gguf
@@ -29,7 +30,7 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
     from edgepress.benchmarks.report.page import write_report
 
     compress(student, recipe, out, recipe.export)
-    student = trimmed_student(student, recipe, out)
+    original, student = student, trimmed_student(student, recipe, out)
     output = Output(out)
     with output.claim():
         models: dict[str, ModelFile] = {target: choose_model(out / target, ENGINES[target]) for target in recipe.export}
@@ -39,6 +40,7 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
         peers = peer_models(student, recipe, output)
         measure_run(student, models, out, peers, evaluate=recipe.evaluate, bench=recipe.bench, samples=recipe.samples)
         measure_tensors(student, recipe, out)
+        measure_stages(original, recipe, out)
         report = write_report(out)
     return {
         "out": str(out),

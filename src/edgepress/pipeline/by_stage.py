@@ -1,0 +1,73 @@
+"""What each step before quantize lost, on a part of the evaluation text: ``measurements/shape.json``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from edgepress.benchmarks.shape_record import SHAPE_FILE, ShapeRecord, StageLoss
+from edgepress.compress.openmp import brief_waits
+from edgepress.compress.student.checkpoint import CheckpointStudent
+from edgepress.compress.student.student import Student
+from edgepress.pipeline.by_tensor import some_windows
+from edgepress.pipeline.measure import evaluation_text, forget, remember
+from edgepress.pipeline.prune import stage_directories
+from edgepress.pipeline.stages import stage_key
+from edgepress.pipeline.trim import trimmed_student
+from edgepress.recipe import Recipe, step_name
+
+
+def measure_stages(student: Student, recipe: Recipe, out: Path) -> None:
+    """Write the record, unless it is there; remove it where nothing stands before quantize.
+
+    Args:
+        student: as it came in, with its whole vocabulary.
+        recipe: that made ``out``.
+        out: a finished run.
+    """
+    path = out / "measurements" / SHAPE_FILE
+    if not recipe.stages_before_quantize:
+        forget(path)
+        return
+    path.parent.mkdir(exist_ok=True)
+    last = [CheckpointStudent(directory).digest() for directory in stage_directories(recipe, out)[-1:]]
+    key = stage_key("stages", 1, student.digest(), recipe.compress, recipe.calibration, recipe.evaluate, last)
+    remember(path, key, ShapeRecord, partial(_measure, student, recipe, out))
+
+
+def _measure(student: Student, recipe: Recipe, out: Path) -> ShapeRecord:
+    from edgepress.compress.prune.removed import read_removed  # brings torch with it
+    from edgepress.compress.search.divergence import Divergence
+
+    whole = trimmed_student(student, recipe, out)
+    places, stages, tokens, divergence = tuple(range(student.spec.depth)), [], 0, None
+    if recipe.trimming is not None:
+        stages.append(StageLoss(step=step_name(type(recipe.trimming)), parameters=whole.parameters))
+    with brief_waits():
+        if recipe.evaluate is not None and recipe.before_quantize:
+            windows = some_windows(evaluation_text(whole, recipe.evaluate))
+            divergence, tokens = Divergence(whole, windows), windows.size
+        before = whole
+        for step, directory in zip(recipe.before_quantize, stage_directories(recipe, out), strict=True):
+            after, removed = CheckpointStudent(directory), read_removed(directory)
+            stages.append(
+                StageLoss(
+                    step=step_name(type(step)),
+                    parameters=after.parameters,
+                    kld=divergence.of_model(after) if divergence else None,
+                    removed_kld=divergence.of_model(before, removed.change(before.spec))
+                    if divergence and removed
+                    else None,
+                )
+            )
+            if removed:
+                places = tuple(places[index] for index in removed.kept_layers(before.spec.depth))
+            before = after
+    return ShapeRecord(
+        vocab=student.spec.vocab,
+        parameters=student.parameters,
+        layers=student.spec.layers,
+        places=places,
+        stages=tuple(stages),
+        tokens=tokens,
+    )
