@@ -11,14 +11,14 @@ _PANELS = (("ffn", "feed-forward", "y"), ("heads", "query heads", "y2"), ("kv_he
 _PANEL, _FRAME, _GAP = 92, 64, 0.08
 
 
-def shape_map(record: ShapeRecord | None, layers: tuple[LayerSpec, ...]) -> Figure | None:
+def shape_map(record: ShapeRecord, layers: tuple[LayerSpec, ...]) -> Figure | None:
     """Widths and heads of the student's layers and of those that are left; None where nothing was removed.
 
     Args:
         record: of the student's shape.
         layers: of the model that was quantized.
     """
-    if record is None or (layers == record.layers and len(record.places) == len(record.layers)):
+    if layers == record.layers:
         return None
     panels = [panel for panel in _PANELS if _changed(record, layers, panel[0])]
     height = (1 + _GAP) / len(panels)
