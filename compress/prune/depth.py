@@ -9,6 +9,7 @@ of least influence, the one whose loss costs the least true divergence goes, and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,11 @@ def choose_layers(source: WeightSource, drop: int, windows: NDArray[np.int32]) -
             for index in left:
                 costs[index] = divergence.of(Removed(layers=(*gone, index)).change(source.spec))
                 advance(1)
-            best = min(costs, key=lambda index: costs[index])
+            best = min(costs, key=lambda index: (not isfinite(costs[index]), costs[index]))
+            if not isfinite(costs[best]):
+                raise InputError(
+                    f"prune_layers: the divergence without layer {best} is not finite: the model overflows"
+                )
             gone.append(best)
             say(f"prune_layers: layer {best} goes, divergence {costs[best]:.4f}")
     return sorted(gone)
@@ -100,7 +105,12 @@ def drop_layers(
         name: the model's name.
         repair_on: windows, int32, (samples, length), on which the other layers are solved for the stream of the whole
             model; None leaves them as they are.
+
+    Raises:
+        InputError: a repair of a model that cannot be repaired.
     """
+    if repair_on is not None and not can_repair(source):
+        raise InputError("prune_layers: this model normalises what its layers add; it cannot be repaired")
     spec = source.spec
     stays = [index for index in range(spec.depth) if index not in gone]
     writer = CheckpointWriter(directory, shards=len(stays) + 1)

@@ -115,7 +115,7 @@ class _Walk:
         """
         part = LINEARS[role]
         name = layer_name(index, part)
-        regression = Regression(tensors[name].shape[1], tensors[name].shape[0])
+        regression = Regression(tensors[name].shape[1], tensors[name].shape[0], self._skeleton.samples)
         with bfloat16_products(self._bfloat16):
             for batch in self._skeleton.batches:
                 before, inputs, output = self._written(mine, part, index, self._left[batch])

@@ -16,6 +16,7 @@ import msgspec
 import torch
 
 from edgepress.compress.calibrate.one_dnn import linear
+from edgepress.errors import InputError
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # λ, of the mean of E[w x²]
 _EVERY = 4  # one window of so many is held out
@@ -33,14 +34,16 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Regression:
-    """Sums over batches of windows."""
+    """Sums over batches of windows, of which a part is held out: one of four, the last where there are fewer, or the
+    last quarter of the only one.
+    """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, windows: int) -> None:
         self._parts = [
             Sums(square=torch.zeros(inputs, inputs).double(), missing=torch.zeros(outputs, inputs).double())
             for _ in range(2)
         ]
-        self._windows = 0
+        self._seen, self._windows = 0, windows
 
     def add(self, inputs: torch.Tensor, missing: torch.Tensor, weights: torch.Tensor) -> None:
         """Add a batch of windows.
@@ -50,19 +53,32 @@ class Regression:
             missing: m, (windows, tokens, outputs).
             weights: w, (windows, tokens, 1).
         """
-        places = torch.arange(self._windows, self._windows + len(inputs))
-        self._windows += len(inputs)
-        root = weights.sqrt()
+        places = torch.arange(self._seen, self._seen + len(inputs))
+        self._seen += len(inputs)
+        held_out, root = self._held_out(places, inputs.shape[1]), weights.sqrt()
         for part, sums in enumerate(self._parts):
-            chosen = (places % _EVERY == _EVERY - 1) == bool(part)
+            chosen = held_out == bool(part)
             if chosen.any():
-                x = (inputs[chosen] * root[chosen]).flatten(0, -2).T
-                m = (missing[chosen] * root[chosen]).flatten(0, -2).T
+                x, m = (inputs * root)[chosen].T, (missing * root)[chosen].T
                 sums.square.add_(linear(x, x))
                 sums.missing.add_(linear(m, x))
 
+    def _held_out(self, places: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Which tokens are, (windows, tokens)."""
+        if self._windows == 1:
+            return (torch.arange(tokens) >= tokens - tokens // _EVERY)[None]
+        if self._windows < _EVERY:
+            return (places == self._windows - 1)[:, None].expand(-1, tokens)
+        return (places % _EVERY == _EVERY - 1)[:, None].expand(-1, tokens)
+
     def change(self) -> torch.Tensor:
-        """Δ, float64, (outputs, inputs)."""
+        """Δ, float64, (outputs, inputs).
+
+        Raises:
+            InputError: what was added is not finite: the model overflows.
+        """
+        if not all(bool(each.isfinite().all()) for part in self._parts for each in (part.square, part.missing)):
+            raise InputError("the residual stream is not finite: the model overflows and cannot be repaired")
         damping = best_damping(*self._parts)
         whole = self._parts[0] + self._parts[1]
         return torch.zeros_like(whole.missing) if damping is None else ridge(whole, damping)
@@ -76,12 +92,9 @@ def ridge(sums: Sums, damping: float) -> torch.Tensor:
 
 
 def best_damping(first: Sums, second: Sums) -> float | None:
-    """The damping, of those tried, that saves most on the second part when it is solved on the first.
-
-    None where none saves anything; the middle one where there is no second part.
+    """The damping, of those tried, that saves most on the second part when it is solved on the first; None where none
+    saves anything.
     """
-    if not second.square.any():
-        return DAMPINGS[len(DAMPINGS) // 2]
     saved = {}
     for damping in DAMPINGS:
         change = ridge(first, damping)

@@ -111,3 +111,8 @@ def test_what_leaves_nothing_or_does_not_divide_is_refused_before_any_work(stude
             plan_before(open_student(str(student)), recipe(step), ("gguf",))
     assert not (tmp_path / "out" / "checkpoint").exists()
     assert open_student(str(student)).spec.depth == 3
+
+
+def test_steps_that_together_drop_every_layer_are_refused_before_any_work(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="drop 2 of 2 layers; one has to stay"):
+        plan_before(open_student(str(student)), recipe(PruneLayers(drop=1), PruneLayers(drop=2)), ())

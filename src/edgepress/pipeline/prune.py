@@ -51,10 +51,12 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
     from edgepress.compress.prune.parts import layer_units  # brings torch with it
     from edgepress.compress.prune.widths import uniform_counts
 
+    depth = student.spec.depth
     for step in recipe.pruning:
         if isinstance(step, PruneLayers):
-            if step.drop >= student.spec.depth:
-                raise InputError(f"prune_layers: drop {step.drop} of {student.spec.depth} layers; one has to stay")
+            if step.drop >= depth:
+                raise InputError(f"prune_layers: drop {step.drop} of {depth} layers; one has to stay")
+            depth -= step.drop
             continue
         if isinstance(step, PruneFfn):
             widths = {layer.ffn for layer in student.spec.layers}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edgepress.compress.prune.ridge import DAMPINGS, Regression
+from edgepress.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 WINDOWS, TOKENS, INPUTS, OUTPUTS = 16, 12, 20, 7
@@ -42,7 +43,7 @@ def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float) -
     best = min(lost, key=lambda damping: lost[damping])
     nothing = float((weights[held] * missing[held] ** 2).sum())
     expected = least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), best) if lost[best] < nothing else 0.0
-    regression = Regression(INPUTS, OUTPUTS)
+    regression = Regression(INPUTS, OUTPUTS, WINDOWS)
     for start in range(0, WINDOWS, 3):  # batches that do not divide into fours
         regression.add(*(part[start : start + 3] for part in (inputs, missing, weights)))
     np.testing.assert_allclose(regression.change().numpy(), expected, atol=1e-9)
@@ -51,18 +52,37 @@ def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float) -
 
 def test_what_cannot_be_learned_is_left_alone() -> None:
     inputs, _, weights = draw(0.0, 8)
-    regression = Regression(INPUTS, OUTPUTS)
+    regression = Regression(INPUTS, OUTPUTS, 8)
     # In windows that are held out the sign is the other one.
     signs = torch.where(torch.arange(8) % 4 == 3, -1.0, 1.0)[:, None, None]
     regression.add(inputs, inputs[..., :OUTPUTS] * signs, weights)
     assert not regression.change().any()
 
 
-def test_without_a_window_to_hold_out_the_middle_is_taken() -> None:
-    inputs, missing, weights = draw(0.1, 1)
-    regression = Regression(INPUTS, OUTPUTS)
+@pytest.mark.parametrize("windows", [1, 2, 3])
+def test_little_text_holds_out_its_end(windows: int) -> None:
+    inputs, missing, weights = draw(3.0, windows)
+    held = np.zeros((windows, TOKENS), bool)
+    held[-1, (TOKENS - TOKENS // 4) * (windows == 1) :] = True
+    lost = {}
+    for damping in DAMPINGS:
+        change = least_squares(inputs.numpy()[~held], missing.numpy()[~held], weights.numpy()[~held], damping)
+        rest = missing.numpy()[held] - inputs.numpy()[held] @ change.T
+        lost[damping] = float((weights.numpy()[held] * rest**2).sum())
+    best = min(lost, key=lambda damping: lost[damping])
+    assert lost[best] < float((weights.numpy()[held] * missing.numpy()[held] ** 2).sum())
+    regression = Regression(INPUTS, OUTPUTS, windows)
     regression.add(inputs, missing, weights)
-    middle = DAMPINGS[len(DAMPINGS) // 2]
-    np.testing.assert_allclose(
-        regression.change().numpy(), least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), middle), atol=1e-9
-    )
+    expected = least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), best)
+    np.testing.assert_allclose(regression.change().numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 3])
+def test_what_is_not_finite_is_refused(value: float, place: int) -> None:
+    inputs, missing, weights = draw(0.1, 4)
+    missing[place, 0, 0] = value
+    regression = Regression(INPUTS, OUTPUTS, 4)
+    regression.add(inputs, missing, weights)
+    with pytest.raises(InputError, match="not finite"):
+        regression.change()
