@@ -95,7 +95,7 @@ def score_window(session: Session, packed: PackedPositions, window: Tokens, name
     if vocab != session.vocab_size:
         raise InputError(
             f"{session.engine} has a vocabulary of {session.vocab_size}, the reference one of {vocab}; "
-            "compare with the student that the model was made from"
+            "compare with the student that the model was made from (OUT/trimmed where a recipe has trimmed it)"
         )
     targets = window[1:]
     pieces = window_logits(session, window, name)
