@@ -25,6 +25,11 @@ def profile_shapes(layout: Layout) -> dict[str, dict[str, Shapes]]:
     return {name: layout.shapes(name) for name in layout.profiles}
 
 
+def has_sparse_weights(layout: Layout) -> bool:
+    """Whether kernels for the 2:4 pattern are to be tried."""
+    return isinstance(layout, TensorrtLayout) and layout.sparse_weights
+
+
 def settled(layout: Layout, library: str, asked: Profiles | None = None) -> Layout:
     """A layout whose number of profiles is settled; see :meth:`TensorrtLayout.settled`.
 
@@ -122,6 +127,8 @@ class Build:
                 except RuntimeError as error:
                     raise EdgepressError(f"{graph}: TensorRT refuses the shapes {shapes} of {tensor}") from error
             self.config.add_optimization_profile(profile)
+        if has_sparse_weights(layout):
+            self.config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
         configure(self.config)
 
     def check(self, built: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from edgepress.artifact.tensorrt_layout import Profiles, Shapes
 from edgepress.runtime.tensorrt_board import DEFAULT_LEVEL, LOW_MEMORY_LEVEL
-from edgepress.runtime.tensorrt_builder import Layout, profile_shapes, settled
+from edgepress.runtime.tensorrt_builder import Layout, has_sparse_weights, profile_shapes, settled
 
 _KINDS = ("minShapes", "optShapes", "maxShapes")
 
@@ -56,6 +56,7 @@ def build_script(layout: Layout, *, profiles: Profiles | None = None, low_memory
         f'--memPoolSize=workspace:"$workspace"M --builderOptimizationLevel={level} --profilingVerbosity=detailed',
         '--timingCacheFile="engines/timing/trtexec-$(echo "$board $version" | sha256sum | cut -c 1-12).cache"',
         *(["--maxAuxStreams=0"] if low_memory else []),
+        *(["--sparsity=enable"] if has_sparse_weights(layout) else []),
     ]
     found = profile_shapes(settled(layout, "tensorrt", profiles))
     for index, shapes in enumerate(found.values()):

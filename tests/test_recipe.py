@@ -129,7 +129,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "an unknown step": (
         "compress: [{step: prune_hidden}]",
         r"compress\[0\]: unknown step 'prune_hidden'; steps: trim_vocabulary, prune_ffn, prune_heads, prune_layers, "
-        "distill, quantize",
+        "distill, sparsify, quantize",
     ),
     "a step without a name": (
         "compress: [{format: q4_0}]",

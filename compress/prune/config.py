@@ -85,4 +85,18 @@ class TrimVocabulary(
     multiple_of: Divisor = 64
 
 
-PruneStep = PruneFfn | PruneHeads | PruneLayers
+class Sparsify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="sparsify"):
+    """Put zeros into the matrices of the layers. TensorRT has kernels for the 2:4 pattern on Ampere and later; other
+    engines multiply zeros like any number. So it comes right before quantize, which has to keep them.
+
+    pattern     2:4 or 4:8: so many of so many neighbouring inputs stay. anywhere: a share of each matrix goes
+    share       of the weights that goes, with pattern: anywhere
+    method      sparsegpt: what stays is solved for what went. wanda, magnitude: published scores, to compare with
+    """
+
+    pattern: Literal["2:4", "4:8", "anywhere"] = "2:4"
+    share: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    method: Literal["sparsegpt", "wanda", "magnitude"] = "sparsegpt"
+
+
+PruneStep = PruneFfn | PruneHeads | PruneLayers | Sparsify

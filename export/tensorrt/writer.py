@@ -11,8 +11,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
+
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import is_matrix
+from edgepress.artifact.hf_config import SPARSITY
 from edgepress.artifact.plan import ModelPlan
 from edgepress.artifact.tensorrt_layout import (
     DEFAULTS,
@@ -33,7 +36,8 @@ from edgepress.export.tensorrt.support import check_tensorrt_support
 def tensorrt_layout(plan: ModelPlan, options: TensorrtOptions = DEFAULTS) -> TensorrtLayout:
     """What ``tensorrt.json`` will say."""
     types = {number_type(tensor.format) for tensor in plan.tensors if is_matrix(tensor.name)}
-    return decoder_layout(plan.spec, tuple(sorted(types)), options)
+    layout = decoder_layout(plan.spec, tuple(sorted(types)), options)
+    return msgspec.structs.replace(layout, sparse_weights=plan.config.get(SPARSITY) == "2:4")
 
 
 def predict_tensorrt_bytes(plan: ModelPlan, options: TensorrtOptions = DEFAULTS) -> dict[str, int]:

@@ -25,17 +25,18 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 import yaml
 
+from edgepress.artifact.formats import FORMATS, get_format
 from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.distill.config import DistillStep
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep, TrimVocabulary
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep, Sparsify, TrimVocabulary
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
 from edgepress.runtime.llamacpp_quantize import Mixture
 
 # The list of methods, in one place.
-CompressStep = TrimVocabulary | PruneFfn | PruneHeads | PruneLayers | DistillStep | QuantizeStep
+CompressStep = TrimVocabulary | PruneFfn | PruneHeads | PruneLayers | DistillStep | Sparsify | QuantizeStep
 STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep)
 
 ExportTarget = Literal["gguf", "onnx", "tensorrt"]
@@ -104,7 +105,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def pruning(self) -> tuple[PruneStep, ...]:
         """The steps that make the model's shape smaller, in order."""
-        return tuple(step for step in self.compress if isinstance(step, PruneFfn | PruneHeads | PruneLayers))
+        return tuple(step for step in self.compress if isinstance(step, PruneFfn | PruneHeads | PruneLayers | Sparsify))
 
     @property
     def trimming(self) -> TrimVocabulary | None:
@@ -194,12 +195,32 @@ def _check_order(recipe: Recipe, where: str) -> None:
             f"{where}: compress[{trims[-1]}]: trim_vocabulary comes once and before all other steps: what they lose is "
             "measured against the student with that vocabulary"
         )
+    _check_zeros_stay(recipe, where)
     if recipe.before_quantize and isinstance(first := recipe.before_quantize[0], DistillStep):
         raise InputError(
             f"{where}: compress[{recipe.compress.index(first)}]: distill trains a student towards what it was before "
             "the steps ahead of it, and there are none; put it behind a pruning step. Rounded weights are trained by "
             "quantize with qad_tokens"
         )
+
+
+def _check_zeros_stay(recipe: Recipe, where: str) -> None:
+    """Nothing comes between sparsify and quantize, and quantize leaves zeros where they are."""
+    places = [place for place, step in enumerate(recipe.before_quantize) if isinstance(step, Sparsify)]
+    if not places:
+        return
+    if places[0] != len(recipe.before_quantize) - 1:
+        raise InputError(f"{where}: sparsify comes last before quantize: what is behind it would fill the zeros")
+    step, why = recipe.quantize, "it would fill the zeros that sparsify has made"
+    if step.solver == "gptaq" or step.qad_tokens or step.budgets or "rotate_v_o" in step.prepare:
+        raise InputError(
+            f"{where}: quantize behind sparsify: {why}; use solver: scale_search or nearest with formats that have a "
+            "zero, without a budget, qad_tokens and rotate_v_o"
+        )
+    for name in (step.format, *step.formats.values(), *([step.fallback] if step.fallback else [])):
+        if not get_format(name).has_zero:
+            keep = ", ".join(each.name for each in FORMATS.values() if each.has_zero)
+            raise InputError(f"{where}: quantize to {name} behind sparsify: it has no zero; formats that do: {keep}")
 
 
 def _check_budgets(step: QuantizeStep, where: str) -> None:

@@ -42,6 +42,11 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     row_bytes: int = 0
     positive: bool = False
 
+    @property
+    def has_zero(self) -> bool:
+        """Whether a zero stays one, whatever its block: a level is zero and nothing is added to it."""
+        return self.kind == "float" or (0 in self.levels and not self.has_min)
+
     def fits(self, width: int) -> bool:
         """Whether rows of ``width`` values divide into whole blocks."""
         return width % self.block == 0

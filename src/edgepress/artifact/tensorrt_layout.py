@@ -78,7 +78,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TensorrtLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``tensorrt.json``. ``number_types`` are those of the weights, which decide where engines run.
+    """The content of ``tensorrt.json``. ``number_types`` are those of the weights, which decide where engines run;
+    ``sparse_weights`` says that two of four neighbouring weights are zero, for which some GPUs have kernels.
 
     ``context``, ``batch`` and ``call_tokens`` are the most that engines take, as in :class:`TensorrtOptions`.
     """
@@ -93,6 +94,7 @@ class TensorrtLayout(msgspec.Struct, frozen=True, kw_only=True):
     call_tokens: int
     number_types: tuple[NumberType, ...]
     profiles: Profiles | None = None
+    sparse_weights: bool = False
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 

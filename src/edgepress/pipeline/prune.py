@@ -18,7 +18,7 @@ from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
 from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.openmp import brief_waits
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep, Sparsify
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
@@ -34,6 +34,10 @@ Windows = NDArray[np.int32]
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
 _MOST_STEPS = 16
 _HEALED_VERSION = 2
+ZEROS_ARE_READ = (
+    "TensorRT has kernels for the 2:4 pattern on Ampere and later; llama.cpp and ONNX Runtime store and multiply zeros "
+    "like any other number, so their files are neither smaller nor faster"
+)
 
 
 def check_pruning(student: Student, recipe: Recipe) -> None:
@@ -53,6 +57,9 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
 
     depth = student.spec.depth
     for step in recipe.pruning:
+        if isinstance(step, Sparsify):
+            _check_sparsity(student, step)
+            continue
         if isinstance(step, PruneLayers):
             if step.drop >= depth:
                 raise InputError(f"prune_layers: drop {step.drop} of {depth} layers; one has to stay")
@@ -64,6 +71,12 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
                 raise InputError(f"prune_ffn: multiple_of {step.multiple_of} does not divide the width {odd[0]}")
         units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
         uniform_counts(units, step.keep, step_name(type(step)))
+
+
+def _check_sparsity(student: Student, step: Sparsify) -> None:
+    from edgepress.compress.prune.sparsify import check_widths, pattern_of
+
+    check_widths(student.spec, pattern_of(step))
 
 
 def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
@@ -138,10 +151,13 @@ def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
     from edgepress.compress.prune.depth import can_repair, choose_layers, drop_layers
     from edgepress.compress.prune.layers import prune_widths
+    from edgepress.compress.prune.sparsify import write_sparse
 
     with brief_waits():
         windows = calibration_windows(writer, recipe.calibration)
-        if isinstance(step, PruneLayers):
+        if isinstance(step, Sparsify):
+            write_sparse(student, step, windows, working, name=student.name)
+        elif isinstance(step, PruneLayers):
             if (repair := step.repair) and not can_repair(student):
                 say("prune_layers: this model normalises what its layers add, so what stays cannot be repaired")
                 repair = False
@@ -218,6 +234,12 @@ def _float_plan(student: Student, layers: tuple[LayerSpec, ...], *, biased: bool
 
 def _state(before: Student, after: Student, step: PruneStep) -> None:
     """Say what was removed, and the new shape."""
+    if isinstance(step, Sparsify):
+        from edgepress.compress.prune.sparsify import zero_share
+
+        share = f"{100 * zero_share(after):.1f} %"
+        say(f"sparsify: {share} of the weights in the layers' matrices are zero; {ZEROS_ARE_READ}")
+        return
     say(f"{step_name(type(step))}: {shape_change(before, after.spec, after.parameters)}")
 
 

@@ -14,6 +14,7 @@ from edgepress.artifact.manifest import Lineage, build_manifest, check_files, li
 from edgepress.artifact.tensorrt_layout import ADDED_LATER, DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.tokens import calibration_digest
 from edgepress.compress.openmp import brief_waits
+from edgepress.compress.prune.config import Sparsify
 from edgepress.compress.search.records import read_allocation
 from edgepress.compress.student.student import Student
 from edgepress.errors import BudgetNotMetError, InputError, ParityError
@@ -28,7 +29,7 @@ from edgepress.pipeline.plan import (
     predict_files,
 )
 from edgepress.pipeline.press import press
-from edgepress.pipeline.prune import check_pruning, healed, prune, shape_change
+from edgepress.pipeline.prune import ZEROS_ARE_READ, check_pruning, healed, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.trim import check_trimming, trim, trimmed_student, what_trimming_did
 from edgepress.progress import say
@@ -230,9 +231,10 @@ def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts:
 
 def _pruned(student: Student, recipe: Recipe, plan: RunPlan) -> tuple[str, ...]:
     """What pruning made of the student's shape, for the report."""
-    if not recipe.pruning:
-        return ()
-    return (f"pruned: {shape_change(student, plan.model.spec, plan.model.parameters)}",)
+    reshaping = [step for step in recipe.pruning if not isinstance(step, Sparsify)]
+    found = [f"pruned: {shape_change(student, plan.model.spec, plan.model.parameters)}"] if reshaping else []
+    patterns = [step.pattern for step in recipe.pruning if isinstance(step, Sparsify)]
+    return (*found, *(f"zeros in the layers' matrices, pattern {pattern}: {ZEROS_ARE_READ}" for pattern in patterns))
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
