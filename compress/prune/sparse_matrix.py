@@ -13,8 +13,8 @@ Wanda (Sun et al., arXiv 2306.11695) zeroes by |w| · sqrt(H_cc), row by row, an
 the whole matrix. They are here to compare with.
 
 Where we depart from SparseGPT: blocks of 32 columns and not 128, since costs within a block do not know of each other
-(on 128 columns that hang together the loss is half); tokens count alike whatever their energy (``moments``); and the walk
-starts from the asymmetric target of the quantizer (``gptaq.target``), so that a matrix makes up for those before it.
+(on 128 columns that hang together the loss is half); tokens count alike whatever their energy (``moments``); and the
+walk starts from the asymmetric target of the quantizer (``gptaq.target``): a matrix makes up for those before it.
 """
 
 from __future__ import annotations
