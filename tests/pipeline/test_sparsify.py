@@ -37,7 +37,8 @@ def recipe(*steps: CompressStep, format: str = "q4_0", **fields: Any) -> Recipe:
 
 def shares(values: np.ndarray) -> np.ndarray:
     """Zeros in every four neighbouring inputs."""
-    return (values.reshape(len(values), -1, 4) == 0).sum(-1)
+    found: np.ndarray = (values.reshape(len(values), -1, 4) == 0).sum(-1)
+    return found
 
 
 @pytest.mark.parametrize("format", ["q4_0", "q8_0", "f16"])

@@ -41,7 +41,7 @@ def by_hand(weight: np.ndarray, hessian: np.ndarray, pattern: Pattern) -> np.nda
             costs = np.stack([left[:, at] ** 2 / inverses[at][0, 0] for at in group], 1)
             for row in range(len(left)):
                 gone[row, column + np.argsort(costs[row])[: pattern.zeros]] = True
-        for row in np.flatnonzero(gone[:, column]):
+        for row in np.flatnonzero(gone[:, column]).tolist():
             left[row, column:] -= left[row, column] / inverses[column][0, 0] * inverses[column][:, 0]
             left[row, column] = 0
     return left
