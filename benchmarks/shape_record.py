@@ -10,8 +10,9 @@ SHAPE_FILE = "shape.json"
 
 
 class StageLoss(msgspec.Struct, frozen=True, kw_only=True):
-    """A step and the model behind it: KL divergence from the student, in nats per token; ``removed_kld`` is that of
-    the removal alone, before what stays is solved for it. None where it was not measured.
+    """A step and the model behind it: KL divergence from the student (with the smaller vocabulary, where that was
+    trimmed), in nats per token, of all steps so far; ``removed_kld`` is that behind the removal, before what stays is
+    solved for it. None where it was not measured.
     """
 
     step: str

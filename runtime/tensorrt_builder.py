@@ -27,7 +27,7 @@ def profile_shapes(layout: Layout) -> dict[str, dict[str, Shapes]]:
 
 def has_sparse_weights(layout: Layout) -> bool:
     """Whether kernels for the 2:4 pattern are to be tried."""
-    return isinstance(layout, TensorrtLayout) and layout.sparse_weights
+    return isinstance(layout, TensorrtLayout) and bool(layout.sparse_weights)
 
 
 def settled(layout: Layout, library: str, asked: Profiles | None = None) -> Layout:

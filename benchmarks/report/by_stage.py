@@ -6,7 +6,7 @@ from edgepress.benchmarks.report.numerals import significant, whole
 from edgepress.benchmarks.report.tables import NONE, Row, Table
 from edgepress.benchmarks.shape_record import ShapeRecord, StageLoss
 
-_HEAD = ("step", "parameters", "of the student's", "KLD of the removal", "KLD behind the step")
+_HEAD = ("step", "parameters", "of the student's", "KLD behind the removal", "KLD behind the step")
 
 
 def stage_table(record: ShapeRecord | None) -> Table | None:
@@ -21,9 +21,11 @@ def stage_words(record: ShapeRecord | None) -> str:
     """How the table's divergences were measured; empty where none was."""
     if record is None or not record.tokens:
         return ""
+    trimmed = any(stage.step == "trim_vocabulary" for stage in record.stages)
+    reference = "the student with the smaller vocabulary" if trimmed else "the student"
     return (
-        f"Divergences in nats per token from the student, in float32 by torch, on {whole(record.tokens)} tokens of the "
-        "evaluation text: of the removal alone, and of what the step left when it had made up for it"
+        f"Divergences in nats per token from {reference}, in float32 by torch, on {whole(record.tokens)} tokens of the "
+        "evaluation text, of all steps so far: when something has been removed, and when the step has made up for it"
     )
 
 

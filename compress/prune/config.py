@@ -74,10 +74,10 @@ class TrimVocabulary(
 
     It comes before all other steps, and what follows is measured against the student with the smaller vocabulary.
 
-    keep        share of the model's tokens that stays
+    keep        share of the rows of the embedding that stays; all tokens where that is more than there are
     files       UTF-8 text like what the model will read and write; the calibration text unless given. An eighth of it
                 is kept aside to say what the step costs
-    multiple_of as many tokens stay as a multiple of this
+    multiple_of as many rows stay as a multiple of this, where there are tokens enough
     """
 
     keep: Share

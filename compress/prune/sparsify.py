@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import CheckpointWriter
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD, LINEAR_GROUPS, LINEARS, layer_name
-from edgepress.artifact.hf_config import SPARSITY
 from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics
@@ -80,7 +79,7 @@ def write_sparse(
     rest = {key: source.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in source.names}
     writer.write_shard(rest, dict.fromkeys(rest, "f32"))
     copy_tokenizer(source.tokenizer_dir, directory)
-    writer.finish(source.config | {"tie_word_embeddings": spec.tied, SPARSITY: step.pattern}, name)
+    writer.finish(source.config | {"tie_word_embeddings": spec.tied}, name)
 
 
 def _layers(source: WeightSource, step: Sparsify, windows: NDArray[np.int32]) -> Iterator[Tensors]:

@@ -20,6 +20,8 @@ from edgepress.errors import InputError
 
 Document = dict[str, Any]
 _AS_THEY_ARE = ("special_tokens_map.json", "chat_template.jinja")
+_LISTS = ("suppress_tokens", "begin_suppress_tokens")
+_LISTS_OF_LISTS = ("bad_words_ids", "force_words_ids")
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 
 
@@ -44,6 +46,10 @@ def new_ids(kept: NDArray[np.int32]) -> dict[int, int]:
 
 def trimmed_tokenizer(document: Document, ids: Mapping[int, int]) -> Document:
     """A ``tokenizer.json`` with the tokens of ``ids`` only, under their new ids."""
+    if gone := sorted(_ids_around(document.get("post_processor")) - ids.keys()):
+        raise InputError(
+            f"trim_vocabulary: the tokenizer puts token {gone[0]} around a text, and the model has no row for it"
+        )
     model = dict(document["model"])
     vocabulary = {text: ids[old] for text, old in model["vocab"].items() if old in ids}
     places = kept_merges(merges_of(model), set(vocabulary))
@@ -54,10 +60,16 @@ def trimmed_tokenizer(document: Document, ids: Mapping[int, int]) -> Document:
 
 
 def with_new_ids(settings: Document, ids: Mapping[int, int]) -> Document:
-    """Settings with new ids under ``…_token_id`` and ``added_tokens_decoder``; those of no token are left out."""
+    """Settings with new ids under ``…_token_id``, ``added_tokens_decoder`` and the lists of tokens that generation
+    avoids; those of no token are left out.
+    """
     found: Document = {}
     for key, value in settings.items():
-        if key == "added_tokens_decoder":
+        if key in _LISTS and isinstance(value, list):
+            found[key] = [ids[old] for old in value if old in ids]
+        elif key in _LISTS_OF_LISTS and isinstance(value, list):
+            found[key] = [[ids[old] for old in each] for each in value if all(old in ids for old in each)]
+        elif key == "added_tokens_decoder":
             found[key] = {str(ids[int(old)]): entry for old, entry in value.items() if int(old) in ids}
         elif not key.endswith("_token_id") or value is None:
             found[key] = value
@@ -75,6 +87,23 @@ def named_ids(settings: Document) -> set[int]:
         if key.endswith("_token_id") and value is not None:
             found.update(value if isinstance(value, list) else [value])
     return found
+
+
+def fixed_ids(source: Path, document: Document) -> set[int]:
+    """The ids that the settings of generation and the post-processor name."""
+    path = source / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return named_ids(settings) | _ids_around(document.get("post_processor"))
+
+
+def _ids_around(step: Any) -> set[int]:
+    """The ids that a post-processor puts around a text."""
+    if not isinstance(step, dict):
+        return set()
+    found = {old for inner in step.get("processors", []) for old in _ids_around(inner)}
+    tokens = step.get("special_tokens")
+    found |= {old for token in (tokens.values() if isinstance(tokens, dict) else ()) for old in token["ids"]}
+    return found | {step[name][1] for name in ("cls", "sep") if name in step}
 
 
 def write_trimmed(source: Path, target: Path, document: Document, ids: Mapping[int, int]) -> None:

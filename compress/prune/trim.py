@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from edgepress.compress.calibrate.one_dnn import linear
 from edgepress.compress.prune.config import TrimVocabulary
 from edgepress.compress.prune.tokenizer_files import (
     Document,
+    fixed_ids,
     named_ids,
     new_ids,
     require_byte_pairs,
@@ -37,13 +37,6 @@ from edgepress.progress import progress
 from edgepress.runtime.text import TextCodec
 
 _TOKENS_AT_ONCE = 128  # of which all logits are held
-
-
-class TextCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What texts cost with a vocabulary: tokens in all, and bits per byte of UTF-8."""
-
-    tokens: int
-    bits_per_byte: float
 
 
 def read_tokenizer(source: WeightSource) -> Document:
@@ -68,8 +61,8 @@ def cut_pieces(texts: Iterable[str], most_bytes: int) -> list[str]:
                 pieces.append(piece)
                 piece, size = "", 0
             piece, size = piece + line, size + len(line.encode())
-        pieces += [piece] if piece.strip() else []
-    return pieces
+        pieces.append(piece)
+    return [piece for piece in pieces if piece.strip()]
 
 
 def _lines(text: str, most_bytes: int) -> Iterator[str]:
@@ -78,24 +71,31 @@ def _lines(text: str, most_bytes: int) -> Iterator[str]:
         yield from (line[start : start + characters] for start in range(0, len(line), characters))
 
 
-def choose_tokens(source: WeightSource, step: TrimVocabulary, texts: Iterable[str]) -> NDArray[np.int32]:
+def choose_tokens(source: WeightSource, step: TrimVocabulary, texts: Mapping[str, int]) -> NDArray[np.int32]:
     """The ids that stay, ascending, by how often the texts use them.
+
+    Args:
+        source: the model.
+        step: how many stay.
+        texts: text → how often it counts.
 
     Raises:
         InputError: the tokens that cannot go are more than ``keep`` leaves, or the tokenizer has more than the model.
     """
-    document = read_tokenizer(source)
-    model, rows = document["model"], source.spec.vocab
-    vocabulary: dict[str, int] = model["vocab"]
+    document, rows = read_tokenizer(source), source.spec.vocab
+    model, vocabulary = document["model"], document["model"]["vocab"]
     if (highest := max(vocabulary.values())) >= rows:
         raise InputError(f"{source.tokenizer_dir}: token id {highest} is beyond the model's vocabulary of {rows}")
     added = {entry["id"] for entry in document.get("added_tokens") or [] if entry["id"] < rows}
-    fixed = added | named_ids(source.config) | {vocabulary.get(model.get("unk_token") or "", -1)}
+    fixed = added | named_ids(source.config) | fixed_ids(source.tokenizer_dir, document)
+    fixed.add(vocabulary.get(model.get("unk_token") or "", -1))
     counts = np.full(rows, -1, np.int64)
     counts[[*vocabulary.values(), *added]] = 0
     codec = TextCodec(source.tokenizer_dir)
-    for text in texts:
-        counts += np.bincount(codec.encode(text, special=False), minlength=rows)[:rows]
+    with progress("trim_vocabulary (count)", len(texts)) as advance:
+        for text, times in texts.items():
+            counts += times * np.bincount(codec.encode(text, special=False), minlength=rows)[:rows]
+            advance(1)
     parts = token_parts(vocabulary, merges_of(model), byte_fallback=bool(model.get("byte_fallback")))
     free = {token: pieces for token, pieces in parts.items() if token not in fixed}
     size = math.ceil(step.keep * rows / step.multiple_of) * step.multiple_of
@@ -120,8 +120,14 @@ def write_model(source: WeightSource, kept: NDArray[np.int32], directory: Path, 
     writer.finish(config, name)
 
 
-def text_cost(source: WeightSource, texts: Sequence[str]) -> TextCost:
-    """Tokens and bits per byte of texts by a model, each text from its beginning.
+def count_tokens(source: WeightSource, texts: Sequence[str]) -> int:
+    """How many tokens texts take."""
+    codec = TextCodec(source.tokenizer_dir)
+    return sum(len(codec.encode(text, special=False)) for text in texts)
+
+
+def bits_per_byte(source: WeightSource, texts: Sequence[str]) -> float:
+    """What a byte of texts costs by a model, in bits, each text from its beginning.
 
     Args:
         source: the model.
@@ -130,15 +136,13 @@ def text_cost(source: WeightSource, texts: Sequence[str]) -> TextCost:
     codec = TextCodec(source.tokenizer_dir)
     start = _start_token(source, codec)
     rows = [[start, *codec.encode(text, special=False)] for text in texts]
-    longest = max(map(len, rows))
-    windows = np.zeros((len(rows), longest), np.int32)
+    windows = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for row, tokens in enumerate(rows):
         windows[row, : len(tokens)] = tokens  # what is put behind a text does not reach it: attention looks back
     states = final_states(source, windows)
     head = torch.from_numpy(source.read(HEAD if HEAD in source.names else EMBEDDING))
     nats = sum(_nats(states[row, : len(tokens) - 1], torch.tensor(tokens[1:]), head) for row, tokens in enumerate(rows))
-    size = sum(len(text.encode()) for text in texts)
-    return TextCost(tokens=sum(len(tokens) - 1 for tokens in rows), bits_per_byte=nats / math.log(2) / size)
+    return nats / math.log(2) / sum(len(text.encode()) for text in texts)
 
 
 @torch.inference_mode()

@@ -1,9 +1,10 @@
 """Which tokens of a byte-pair vocabulary can go: the fewest more tokens for a text, and never a text without any.
 
 A token is made by merges, so it stands on others: ``parts`` are the pieces that the last merge of its own text joins
-("hel" + "lo"). Without it the text is cut into those parts, and each use costs as many tokens more. So tokens go one by
-one, least used first, and their uses are added to those of their parts. Only what nothing that stays is made of can
-go; bytes, characters that no bytes stand for, and added tokens never do.
+("hel" + "lo"). Without it the text is cut into those parts: each use costs one token more, or where a character is cut
+into bytes, one less than there are. So tokens go one by one, the cheapest first, and their uses are added to those of
+their parts. Only what nothing that stays is made of can go; bytes, characters that no bytes stand for, and added tokens
+never do.
 
 A merge stays if both halves and the result do. A word whose tokens all stay is then cut as before: every merge on the
 way to them is among those that stay, and at each step the first of a few is the first of all.
@@ -46,8 +47,12 @@ def kept_tokens(counts: NDArray[np.int64], parts: Mapping[int, tuple[int, ...]],
     for pieces in parts.values():
         for piece in set(pieces):
             holds[piece] += 1
-    # Of tokens alike the latest goes first: merges are learnt in the order of how much they were used.
-    queue = [(uses[token], -token) for token in parts if not holds[token]]
+
+    def entry(token: int) -> tuple[int, int]:
+        # Of tokens alike the latest goes first: merges are learnt in the order of how much they were used.
+        return uses[token] * (len(parts[token]) - 1), -token
+
+    queue = [entry(token) for token in parts if not holds[token]]
     heapq.heapify(queue)
     while len(stays) > size:
         if not queue:
@@ -55,17 +60,17 @@ def kept_tokens(counts: NDArray[np.int64], parts: Mapping[int, tuple[int, ...]],
                 f"trim_vocabulary: {size} tokens are to stay, and bytes, characters and added tokens alone are "
                 f"{len(stays)}; raise keep"
             )
-        count, token = heapq.heappop(queue)
+        cost, token = heapq.heappop(queue)
         token = -token
-        if token not in stays or count != uses[token]:
-            continue  # an entry from before its count grew
+        if token not in stays or cost != entry(token)[0]:
+            continue  # an entry from before its uses grew
         stays.remove(token)
         for piece in parts[token]:
-            uses[piece] += count
+            uses[piece] += uses[token]
         for piece in set(parts[token]):
             holds[piece] -= 1
             if piece in parts and not holds[piece]:
-                heapq.heappush(queue, (uses[piece], -piece))
+                heapq.heappush(queue, entry(piece))
     return np.asarray(sorted(stays), np.int32)
 
 

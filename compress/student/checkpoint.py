@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.checkpoint import MODEL_SUFFIXES, Checkpoint
 from edgepress.compress.student.expected import in_expected_order
 from edgepress.compress.student.hf_tokenizer import tokenizer_files, tokenizer_json_dir
 from edgepress.compress.student.student import StoredTensor, Student
@@ -47,7 +47,7 @@ class CheckpointStudent(Student):
 
     def _files(self) -> tuple[Path, ...]:
         files = self._checkpoint.directory.iterdir()
-        return tuple(sorted(path for path in files if path.suffix in (".safetensors", ".json")))
+        return tuple(sorted(path for path in files if path.suffix in MODEL_SUFFIXES))
 
 
 def _notes(tensors: dict[str, StoredTensor], static_inputs: bool) -> tuple[str, ...]:

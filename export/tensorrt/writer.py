@@ -12,10 +12,11 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.families import is_matrix
-from edgepress.artifact.hf_config import SPARSITY
+from edgepress.artifact.families import LINEARS, is_matrix, layer_name
 from edgepress.artifact.plan import ModelPlan
 from edgepress.artifact.tensorrt_layout import (
     DEFAULTS,
@@ -36,8 +37,7 @@ from edgepress.export.tensorrt.support import check_tensorrt_support
 def tensorrt_layout(plan: ModelPlan, options: TensorrtOptions = DEFAULTS) -> TensorrtLayout:
     """What ``tensorrt.json`` will say."""
     types = {number_type(tensor.format) for tensor in plan.tensors if is_matrix(tensor.name)}
-    layout = decoder_layout(plan.spec, tuple(sorted(types)), options)
-    return msgspec.structs.replace(layout, sparse_weights=plan.config.get(SPARSITY) == "2:4")
+    return decoder_layout(plan.spec, tuple(sorted(types)), options)
 
 
 def predict_tensorrt_bytes(plan: ModelPlan, options: TensorrtOptions = DEFAULTS) -> dict[str, int]:
@@ -65,8 +65,21 @@ def export_tensorrt(checkpoint: Checkpoint, directory: Path, options: TensorrtOp
     plan = checkpoint.plan()
     check_tensorrt_support(plan)
     layout, graph = tensorrt_layout(plan, options), decoder_graph(plan)
+    layout = msgspec.structs.replace(layout, sparse_weights=int(_two_of_four_are_zero(checkpoint)))
     (directory / MODEL_FILE).write_bytes(serialize(graph, plan.name))
     (directory / LAYOUT_FILE).write_bytes(write_layout(layout))
     for path in tokenizer_files(plan.tokenizer_dir):
         shutil.copyfile(path, directory / path.name)
     write_data(checkpoint, graph, directory / DATA_FILE, "TensorRT")
+
+
+def _two_of_four_are_zero(checkpoint: Checkpoint) -> bool:
+    """Whether every four neighbouring inputs of the layers' matrices have two zeros; the first dense matrix tells."""
+    names = (layer_name(i, part) for i in range(checkpoint.spec.depth) for part in LINEARS.values())
+    return all(_has_pattern(checkpoint.read(name)) for name in names)
+
+
+def _has_pattern(values: NDArray[np.float32]) -> bool:
+    if values.shape[1] % 4:
+        return False
+    return bool(((values.reshape(-1, 4) == 0).sum(1) >= 2).all())

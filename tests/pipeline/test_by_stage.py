@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.benchmarks.shape_record import ShapeRecord
 from edgepress.compress.distill.config import DistillStep
-from edgepress.compress.prune.config import PruneFfn, PruneLayers, TrimVocabulary
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, TrimVocabulary
 from edgepress.compress.prune.removed import read_removed
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
@@ -42,7 +42,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text(CORPUS * 2, encoding="utf-8")
+    text.write_text("".join(f"{CORPUS}{number} times\n" for number in range(3)), encoding="utf-8")
     evaluate = Evaluate(files=(str(text),), tokens=64, context=32, tensors=False)
     fields: dict[str, Any] = {"compress": (*STEPS, PLAIN), "export": ("gguf",), "evaluate": evaluate, "baseline": False}
     return msgspec.structs.replace(RECIPE, **fields)
@@ -117,6 +117,37 @@ def test_a_run_without_such_steps_has_no_record(student: Path, recipe: Recipe, t
     run_whole(open_student(str(student)), msgspec.structs.replace(recipe, compress=(PLAIN,), evaluate=None), out)
     assert not (out / "measurements" / "shape.json").exists()
     assert "What was removed" not in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_heads_that_are_gone_write_nothing(student: Path, recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    heads = msgspec.structs.replace(recipe, compress=(PruneHeads(keep=0.5, unit="groups"), PLAIN))
+    run_whole(open_student(str(student)), heads, out)
+    removed = read_removed(out / "pruned-1")
+    assert removed is not None
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float64).eval()
+    whole = copy.deepcopy(model)
+    for layer, columns in zip(model.model.layers, removed.columns, strict=True):
+        others = sorted(set(range(layer.self_attn.o_proj.in_features)) - set(columns))
+        assert len(others) == len(columns) > 0
+        layer.self_attn.o_proj.weight.data[:, others] = 0
+    assert recipe.evaluate is not None
+    ids = torch.from_numpy(some_windows(evaluation_text(open_student(str(student)), recipe.evaluate)).astype(np.int64))
+    with torch.inference_mode():
+        p, q = (each(ids).logits.log_softmax(-1) for each in (whole, model))
+    expected = float((p.exp() * (p - q)).sum(-1).mean())
+    assert record(out).stages[0].removed_kld == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_text_is_measured_anew(student: Path, recipe: Recipe, tmp_path: Path) -> None:
+    out, text, found = tmp_path / "out", tmp_path / "text.txt", []
+    evaluate = Evaluate(files=(str(text),), tokens=64, context=32, tensors=False)
+    for written in (CORPUS * 2, "Pack my box with five dozen liquor jugs! " * 8):
+        text.write_text(written, encoding="utf-8")
+        changed = msgspec.structs.replace(recipe, compress=(PruneLayers(drop=1), PLAIN), evaluate=evaluate)
+        run_whole(open_student(str(student)), changed, out)
+        found.append(record(out).stages[0].kld)
+    assert found[0] != found[1]
 
 
 def test_the_record_is_not_made_twice(student: Path, recipe: Recipe, out: Path) -> None:

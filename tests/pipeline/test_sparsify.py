@@ -68,7 +68,7 @@ def test_tensorrt_is_told_of_the_pattern(student: Path, tmp_path: Path) -> None:
     press(student, tmp_path / "sparse", recipe(Sparsify(), format="f16", export=("tensorrt",)), ("tensorrt",))
     press(student, tmp_path / "dense", recipe(format="f16", export=("tensorrt",)), ("tensorrt",))
     sparse, dense = (read_layout(tmp_path / name / "tensorrt") for name in ("sparse", "dense"))
-    assert (sparse.sparse_weights, dense.sparse_weights) == (True, False)
+    assert (sparse.sparse_weights, dense.sparse_weights) == (1, 0)
     assert "--sparsity=enable" in build_script(sparse)
     assert "--sparsity" not in build_script(dense)
 
@@ -93,6 +93,21 @@ def test_tensorrt_is_told_of_the_pattern(student: Path, tmp_path: Path) -> None:
 def test_what_would_undo_it_is_refused(steps: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         parse_recipe(f"compress: [{steps}]", "R")
+
+
+def test_zeros_that_were_filled_are_no_pattern(student: Path, tmp_path: Path) -> None:
+    press(student, tmp_path / "sparse", recipe(Sparsify(), format="f16"), ("gguf",))
+    gptaq = msgspec.structs.replace(
+        RECIPE, compress=(QuantizeStep(solver="gptaq", format="trt_int4_64", embedding="f16"),), export=("tensorrt",)
+    )
+    press(tmp_path / "sparse" / "checkpoint", tmp_path / "out", gptaq, ("tensorrt",))
+    assert read_layout(tmp_path / "out" / "tensorrt").sparse_weights == 0
+
+
+def test_widths_that_a_step_before_would_leave_are_refused(student: Path) -> None:
+    odd = recipe(PruneFfn(keep=0.9, multiple_of=2), Sparsify(), format="f16")
+    with pytest.raises(InputError, match="multiple_of 2 in front of sparsify, whose groups are 4 inputs"):
+        plan_before(open_student(str(student)), odd, ())
 
 
 def test_widths_that_do_not_divide_are_refused(tmp_path: Path) -> None:

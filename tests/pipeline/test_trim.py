@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from pressing import RECIPE, made, press
 from tiny_models import CORPUS, make_model_dir
+from tiny_tokenizers import LLAMA3_PATTERN, byte_level
+from tokenizers import Regex, pre_tokenizers
 
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.gguf_header import read_gguf_header
@@ -35,7 +38,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "corpus.txt"
-    path.write_text(CORPUS * 4, encoding="utf-8")
+    path.write_text("".join(f"{CORPUS}{number} times\n" for number in range(4)), encoding="utf-8")
     return path
 
 
@@ -136,7 +139,7 @@ def test_a_text_that_is_not_there_or_too_short_is_refused(student: Path, text: P
     with pytest.raises(InputError, match=r"trim_vocabulary: files: .*: no such file"):
         plan_before(opened, recipe(tmp_path / "gone.txt"), ("gguf",))
     text.write_text("a", encoding="utf-8")
-    with pytest.raises(InputError, match="too short to choose by"):
+    with pytest.raises(InputError, match="too short, or too much alike"):
         press(student, tmp_path / "out", recipe(text))
     assert not (tmp_path / "out" / "trimmed").exists()
 
@@ -153,3 +156,67 @@ def test_the_calibration_text_chooses_where_no_other_is_named(student: Path, tmp
     record = json.loads((tmp_path / "out" / "trimmed" / "trim.json").read_text(encoding="utf-8"))
     assert np.all(np.asarray(record["tokens"]) > 0)
     assert record["tokens"][1] >= record["tokens"][0]
+
+
+def test_text_that_is_held_out_takes_no_part_in_the_choice(student: Path, text: Path, tmp_path: Path) -> None:
+    ids = TextCodec(student).vocabulary
+    words = [token for token in sorted(ids, key=lambda token: -ids[token]) if token.isascii() and token.isalpha()]
+    # The latest that no other is made of, which go first where none is used.
+    mine, others = [word for word in words if len(word) > 2 and sum(word in other for other in ids) == 1][:2]
+    # Four lines of sixty characters are a piece, and every eighth is held out.
+    lines = [f"{number} {(mine if number // 4 == 7 else others) + ' '}".ljust(4) * 8 for number in range(32)]
+    text.write_text("".join(line[:59].ljust(59, ".") + "\n" for line in lines), encoding="utf-8")
+    press(student, tmp_path / "out", recipe(text), ("gguf",))
+    left = TextCodec(tmp_path / "out" / "trimmed").vocabulary
+    assert others in left
+    assert mine not in left
+
+
+def test_a_text_that_repeats_itself_still_counts(student: Path, text: Path, tmp_path: Path) -> None:
+    word = next(
+        token for token in TextCodec(student).vocabulary if token.isascii() and token.isalpha() and len(token) > 3
+    )
+    text.write_text(f"{word}\n" * 400, encoding="utf-8")
+    press(student, tmp_path / "out", recipe(text), ("gguf",))
+    assert word in TextCodec(tmp_path / "out" / "trimmed").vocabulary
+
+
+def test_what_it_costs_does_not_depend_on_the_order_of_the_files(student: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.txt", "b.txt")]
+    files[0].write_text("".join(f"The quick brown fox {number}.\n" for number in range(600)), encoding="utf-8")
+    files[1].write_text("".join(f"Pack my box {number}!\n" for number in range(600)), encoding="utf-8")
+    found = []
+    for order in (files, files[::-1]):
+        trim = TrimVocabulary(keep=0.85, multiple_of=8, files=tuple(str(path) for path in order))
+        out = tmp_path / order[0].stem
+        press(student, out, msgspec.structs.replace(RECIPE, compress=(trim, PLAIN)), ("gguf",))
+        found.append(json.loads((out / "trimmed" / "trim.json").read_text(encoding="utf-8"))["bits_per_byte"])
+    np.testing.assert_allclose(found[0], found[1], rtol=0.1)
+
+
+def test_a_changed_chat_template_reaches_the_files(student: Path, text: Path, tmp_path: Path) -> None:
+    mine, out = tmp_path / "student", tmp_path / "out"
+    shutil.copytree(student, mine)
+    for marker in ("AAA", "BBB"):
+        template = f"{marker}{{% for message in messages %}}{{{{ message['content'] }}}}{{% endfor %}}"
+        (mine / "chat_template.jinja").write_text(template, encoding="utf-8")
+        press(mine, out, recipe(text), ("gguf",))
+        assert marker in read_gguf_header(out / "gguf" / "model.gguf").metadata["tokenizer.chat_template"]
+
+
+def test_the_way_of_splitting_text_is_that_of_the_whole_tokenizer(text: Path, tmp_path: Path) -> None:
+    """A pattern whose structure is in no table is told by what it does, for which few tokens are too few."""
+    steps = [
+        pre_tokenizers.Split(Regex(LLAMA3_PATTERN + "|(?!)"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    tokenizer = byte_level(tmp_path / "tokenizer", steps)
+    mine = make_model_dir("llama", tmp_path / "whole", vocab_size=500)
+    shutil.copyfile(tokenizer / "tokenizer.json", mine / "tokenizer.json")
+    names = {}
+    for keep in (1.0, 0.6):
+        trim = TrimVocabulary(keep=keep, multiple_of=1, files=(str(text),))
+        out = tmp_path / f"keep-{keep}"
+        press(mine, out, msgspec.structs.replace(RECIPE, compress=(trim, PLAIN)), ("gguf",))
+        names[keep] = read_gguf_header(out / "gguf" / "model.gguf").metadata["tokenizer.ggml.pre"]
+    assert names[0.6] == names[1.0] == "llama-bpe"

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from edgepress.errors import InputError
 from edgepress.export.gguf.tokenizer.check import compare, reference_tokens
-from edgepress.export.gguf.tokenizer.files import TokenizerFiles, read_tokenizer_files
+from edgepress.export.gguf.tokenizer.files import PRE_TOKENIZER, TokenizerFiles, read_tokenizer_files
 from edgepress.export.gguf.tokenizer.pre_tokenizer import CANDIDATES, known_pre_tokenizer
 from edgepress.export.gguf.tokenizer.vocabulary import Vocabulary, read_vocabulary
 from edgepress.export.gguf.tokenizer.write import write_vocabulary
@@ -21,9 +21,11 @@ def choose_pre_tokenizer(files: TokenizerFiles, size: int) -> str:
     Raises:
         InputError: no name that llama.cpp has behaves like this tokenizer.
     """
-    known = known_pre_tokenizer(files)
+    known = files.settings.get(PRE_TOKENIZER, known_pre_tokenizer(files))
+    if known == "":
+        raise _no_name(files.directory)
     if known is not None:
-        return known
+        return str(known)
     changed = (files.directory / "tokenizer.json").stat().st_mtime_ns
     return _by_behaviour(files.directory, size, changed)
 
@@ -40,7 +42,11 @@ def _by_behaviour(directory: Path, size: int, _changed: int) -> str:
             path.write_bytes(unnamed + _string(name))
             if _behaves(path, reference):
                 return name
-    raise InputError(
+    raise _no_name(directory)
+
+
+def _no_name(directory: Path) -> InputError:
+    return InputError(
         f"{directory}/tokenizer.json: llama.cpp has no pre-tokenizer that splits text like this one "
         f"({len(CANDIDATES)} tried); it cannot go into a GGUF file"
     )

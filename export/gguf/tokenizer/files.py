@@ -11,6 +11,9 @@ import msgspec
 from edgepress.errors import InputError, require
 
 Document = dict[str, Any]
+# In tokenizer_config.json: llama.cpp's name for the way of splitting text, where too few tokens are left to tell it by;
+# empty where llama.cpp has none.
+PRE_TOKENIZER = "llama_cpp_pre_tokenizer"
 
 
 class AddedToken(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,9 @@ from edgepress.errors import InputError
 TENSORS_FILE = "tensors.json"
 INDEX_FILE = "model.safetensors.index.json"
 
+# Of the files that define a model: weights, configuration, tokenizer, chat template.
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
 Stored = QuantizedTensor | NDArray[np.float32]
 
 
@@ -182,7 +185,7 @@ class Checkpoint:
 
         total = hashlib.sha256()
         for path in sorted(self.directory.iterdir()):
-            if path.suffix in (".safetensors", ".json"):
+            if path.suffix in MODEL_SUFFIXES:
                 total.update(f"{path.name} {sha256_file(path)}\n".encode())
         return total.hexdigest()
 

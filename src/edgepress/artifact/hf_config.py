@@ -16,7 +16,6 @@ from edgepress.artifact.spec import LayerSpec, ModelSpec, RopeSpec
 from edgepress.errors import InputError
 
 Config = dict[str, Any]
-SPARSITY = "weight_sparsity"  # the key of the pattern of zeros in the layers' matrices, such as 2:4
 LAYER_SHAPES = "layer_shapes"  # the key of what only edgepress reads: heads, kv_heads and ffn of every layer
 
 # Options that change the function, with the values under which they do nothing.

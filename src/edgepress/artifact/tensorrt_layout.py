@@ -94,7 +94,7 @@ class TensorrtLayout(msgspec.Struct, frozen=True, kw_only=True):
     call_tokens: int
     number_types: tuple[NumberType, ...]
     profiles: Profiles | None = None
-    sparse_weights: bool = False
+    sparse_weights: Literal[0, 1] = 0  # a digit, so that the file's size can be told before the weights are known
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 

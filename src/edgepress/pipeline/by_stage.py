@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgepress.benchmarks.shape_record import SHAPE_FILE, ShapeRecord, StageLoss
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.student.checkpoint import CheckpointStudent
@@ -30,23 +33,26 @@ def measure_stages(student: Student, recipe: Recipe, out: Path) -> None:
         forget(path)
         return
     path.parent.mkdir(exist_ok=True)
+    whole, windows = trimmed_student(student, recipe, out), None
+    if recipe.evaluate is not None and recipe.before_quantize:
+        windows = some_windows(evaluation_text(whole, recipe.evaluate))
     last = [CheckpointStudent(directory).digest() for directory in stage_directories(recipe, out)[-1:]]
-    key = stage_key("stages", 1, student.digest(), recipe.compress, recipe.calibration, recipe.evaluate, last)
-    remember(path, key, ShapeRecord, partial(_measure, student, recipe, out))
+    judged = None if windows is None else (windows.shape, windows.tobytes())
+    key = stage_key("stages", 2, student.digest(), whole.digest(), recipe.compress, judged, last)
+    remember(path, key, ShapeRecord, partial(_measure, student, whole, recipe, out, windows))
 
 
-def _measure(student: Student, recipe: Recipe, out: Path) -> ShapeRecord:
+def _measure(
+    student: Student, whole: Student, recipe: Recipe, out: Path, windows: NDArray[np.int32] | None
+) -> ShapeRecord:
     from edgepress.compress.prune.removed import read_removed  # brings torch with it
     from edgepress.compress.search.divergence import Divergence
 
-    whole = trimmed_student(student, recipe, out)
-    places, stages, tokens, divergence = tuple(range(student.spec.depth)), [], 0, None
+    places, stages = tuple(range(student.spec.depth)), []
     if recipe.trimming is not None:
         stages.append(StageLoss(step=step_name(type(recipe.trimming)), parameters=whole.parameters))
     with brief_waits():
-        if recipe.evaluate is not None and recipe.before_quantize:
-            windows = some_windows(evaluation_text(whole, recipe.evaluate))
-            divergence, tokens = Divergence(whole, windows), windows.size
+        divergence = None if windows is None else Divergence(whole, windows)
         before = whole
         for step, directory in zip(recipe.before_quantize, stage_directories(recipe, out), strict=True):
             after, removed = CheckpointStudent(directory), read_removed(directory)
@@ -69,5 +75,5 @@ def _measure(student: Student, recipe: Recipe, out: Path) -> ShapeRecord:
         layers=student.spec.layers,
         places=places,
         stages=tuple(stages),
-        tokens=tokens,
+        tokens=0 if windows is None else windows.size,
     )

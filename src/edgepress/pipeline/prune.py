@@ -58,7 +58,7 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
     depth = student.spec.depth
     for step in recipe.pruning:
         if isinstance(step, Sparsify):
-            _check_sparsity(student, step)
+            _check_sparsity(student, step, recipe)
             continue
         if isinstance(step, PruneLayers):
             if step.drop >= depth:
@@ -73,10 +73,17 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
         uniform_counts(units, step.keep, step_name(type(step)))
 
 
-def _check_sparsity(student: Student, step: Sparsify) -> None:
+def _check_sparsity(student: Student, step: Sparsify, recipe: Recipe) -> None:
+    """Widths that divide into the pattern's groups, and steps before that leave such."""
     from edgepress.compress.prune.sparsify import check_widths, pattern_of
 
-    check_widths(student.spec, pattern_of(step))
+    pattern = pattern_of(step)
+    check_widths(student.spec, pattern)
+    for other in recipe.pruning:
+        if isinstance(other, PruneFfn) and pattern.of and other.multiple_of % pattern.of:
+            raise InputError(
+                f"prune_ffn: multiple_of {other.multiple_of} in front of sparsify, whose groups are {pattern.of} inputs"
+            )
 
 
 def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
@@ -87,7 +94,7 @@ def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, .
     """
     check_trimming(student, recipe)
     check_pruning(student, recipe)
-    if recipe.reshapes:
+    if recipe.trimming or any(not isinstance(step, Sparsify) for step in recipe.pruning):
         say("note: sizes and memory are those before pruning")
     return make_plan(student, recipe, targets, final=not recipe.reshapes)
 
@@ -151,11 +158,12 @@ def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
     from edgepress.compress.prune.depth import can_repair, choose_layers, drop_layers
     from edgepress.compress.prune.layers import prune_widths
-    from edgepress.compress.prune.sparsify import write_sparse
+    from edgepress.compress.prune.sparsify import check_widths, pattern_of, write_sparse
 
     with brief_waits():
         windows = calibration_windows(writer, recipe.calibration)
         if isinstance(step, Sparsify):
+            check_widths(student.spec, pattern_of(step))
             write_sparse(student, step, windows, working, name=student.name)
         elif isinstance(step, PruneLayers):
             if (repair := step.repair) and not can_repair(student):

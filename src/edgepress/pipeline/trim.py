@@ -5,10 +5,12 @@ Whoever runs the step is told what it costs on text that took no part in the cho
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edgepress.benchmarks.report.numerals import significant
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows, read_text, require_file
@@ -17,6 +19,7 @@ from edgepress.compress.prune.config import TrimVocabulary
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
+from edgepress.pipeline.pre_tokenizer import keep_pre_tokenizer
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.recipe import Recipe
@@ -59,7 +62,7 @@ def trim(student: Student, recipe: Recipe, output: Output) -> Student:
         output.forget(_STAGE)
         return student
     texts = _files_digest(step) if step.files else calibration_digest(recipe.calibration)
-    key = stage_key("trim", 1, student.digest(), student.name, step, texts)
+    key = stage_key("trim", 2, student.digest(), student.name, step, texts)
     return CheckpointStudent(output.run(_STAGE, key, partial(_make, student, step, recipe)))
 
 
@@ -77,26 +80,33 @@ def what_trimming_did(recipe: Recipe, out: Path) -> tuple[str, ...]:
 
 
 def _make(student: Student, step: TrimVocabulary, recipe: Recipe, working: Path) -> None:
-    from edgepress.compress.prune.trim import choose_tokens, cut_pieces, text_cost, write_model
+    from edgepress.compress.prune.trim import bits_per_byte, choose_tokens, count_tokens, cut_pieces, write_model
 
     with brief_waits():
-        pieces = cut_pieces(_texts(student, step, recipe), min(_PIECE_BYTES, student.spec.context - 2))
-        held_out = pieces[_EVERY - 1 :: _EVERY] or pieces[-1:]
+        pieces = Counter(cut_pieces(_texts(student, step, recipe), min(_PIECE_BYTES, student.spec.context - 2)))
         if len(pieces) < 2:
-            raise InputError("trim_vocabulary: the text is too short to choose by and to keep a part of it aside")
-        chosen_by = [piece for place, piece in enumerate(pieces) if piece not in held_out]
-        kept = choose_tokens(student, step, chosen_by)
-        write_model(student, kept, working, name=student.name)
-        trimmed, judged = CheckpointStudent(working), held_out[:_JUDGING_PIECES]
-        before, after = text_cost(student, judged), text_cost(trimmed, judged)
-    record = TrimRecord(
-        vocabulary=(student.spec.vocab, trimmed.spec.vocab),
-        parameters=(student.parameters, trimmed.parameters),
-        tokens=(before.tokens, after.tokens),
-        bits_per_byte=(before.bits_per_byte, after.bits_per_byte),
-    )
+            raise InputError(
+                "trim_vocabulary: the text is too short, or too much alike, to choose by one part and judge by another"
+            )
+        held_out = list(pieces)[_EVERY - 1 :: _EVERY] or list(pieces)[-1:]
+        others = {piece: times for piece, times in pieces.items() if piece not in set(held_out)}
+        write_model(student, choose_tokens(student, step, others), working, name=student.name)
+        keep_pre_tokenizer(student, working)
+        trimmed, judged = CheckpointStudent(working), _spread(held_out)
+        record = TrimRecord(
+            vocabulary=(student.spec.vocab, trimmed.spec.vocab),
+            parameters=(student.parameters, trimmed.parameters),
+            tokens=(count_tokens(student, held_out), count_tokens(trimmed, held_out)),
+            bits_per_byte=(bits_per_byte(student, judged), bits_per_byte(trimmed, judged)),
+        )
     (working / _RECORD_FILE).write_bytes(msgspec.json.encode(record))
     say(_in_words(record))
+
+
+def _spread(pieces: list[str]) -> list[str]:
+    """As many pieces as are judged by, from all over the text."""
+    places = np.unique(np.linspace(0, len(pieces) - 1, _JUDGING_PIECES).astype(int))
+    return [pieces[place] for place in places]
 
 
 def _texts(student: Student, step: TrimVocabulary, recipe: Recipe) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sparse_by_hand import sparse_by_hand
 
 from edgepress.compress.prune.sparse_matrix import Pattern, magnitude, sparsegpt, wanda
 from edgepress.compress.quantize.gptaq.sweep import upper_factor
@@ -27,36 +28,18 @@ def solved(weight: np.ndarray, hessian: np.ndarray, pattern: Pattern) -> np.ndar
     return sparsegpt(torch.from_numpy(weight), upper_factor(torch.from_numpy(hessian)), pattern).numpy()
 
 
-def by_hand(weight: np.ndarray, hessian: np.ndarray, pattern: Pattern) -> np.ndarray:
-    """Column by column, with the inverse of what is left of H computed anew each time."""
-    left, count = weight.astype(np.float64), weight.shape[1]
-    inverses = [np.linalg.inv(hessian[column:, column:]) for column in range(count)]
-    gone = np.zeros_like(left, dtype=bool)
-    if not pattern.of:
-        costs = np.stack([left[:, column] ** 2 / inverses[column][0, 0] for column in range(count)], 1)
-        gone.flat[np.argsort(costs, axis=None)[: round(pattern.share * costs.size)]] = True
-    for column in range(count):
-        if pattern.of and column % pattern.of == 0:
-            group = range(column, column + pattern.of)
-            costs = np.stack([left[:, at] ** 2 / inverses[at][0, 0] for at in group], 1)
-            for row in range(len(left)):
-                gone[row, column + np.argsort(costs[row])[: pattern.zeros]] = True
-        for row in np.flatnonzero(gone[:, column]).tolist():
-            left[row, column:] -= left[row, column] / inverses[column][0, 0] * inverses[column][:, 0]
-            left[row, column] = 0
-    return left
-
-
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_walk_is_that_of_plain_inverses(pattern: Pattern) -> None:
     weight, hessian = problem()
-    np.testing.assert_allclose(solved(weight, hessian, pattern), by_hand(weight, hessian, pattern), atol=1e-5)
+    np.testing.assert_allclose(solved(weight, hessian, pattern), sparse_by_hand(weight, hessian, pattern), atol=1e-5)
 
 
 def test_blocks_hand_on_what_they_lose() -> None:
     """A matrix wider than a block: with a pattern of neighbours blocks make no difference."""
     weight, hessian = problem(columns=160)
-    np.testing.assert_allclose(solved(weight, hessian, TWO_OF_FOUR), by_hand(weight, hessian, TWO_OF_FOUR), atol=1e-4)
+    np.testing.assert_allclose(
+        solved(weight, hessian, TWO_OF_FOUR), sparse_by_hand(weight, hessian, TWO_OF_FOUR), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))

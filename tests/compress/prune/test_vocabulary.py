@@ -144,6 +144,29 @@ def test_what_is_put_around_a_text_has_its_new_ids(tmp_path: Path) -> None:
     assert tokenizer(smaller).encode("a").ids[0] == ids[first]
 
 
+def test_a_character_costs_as_many_tokens_as_its_bytes_but_one() -> None:
+    # 3 is a character of three bytes, used ten times; 4 a pair, used fifteen times: 20 tokens more or 15.
+    uses, made_of = np.asarray([0, 0, 0, 10, 15], np.int64), {3: (0, 1, 2), 4: (0, 1)}
+    assert kept_tokens(uses, made_of, 4).tolist() == [0, 1, 2, 3]
+
+
+def test_what_stands_around_a_pair_of_texts_has_its_new_ids(tmp_path: Path) -> None:
+    document = json.loads((plain(tmp_path / "tokenizer") / "tokenizer.json").read_text(encoding="utf-8"))
+    document["post_processor"] = {
+        "type": "RobertaProcessing",
+        "cls": ["<|im_start|>", 1],
+        "sep": ["x", document["model"]["vocab"]["x"]],
+        "trim_offsets": True,
+        "add_prefix_space": False,
+    }
+    smaller, ids = trim(document, CORPUS, 400)
+    around = smaller["post_processor"]
+    assert around["cls"] == ["<|im_start|>", ids[1]]
+    assert around["sep"] == ["x", ids[document["model"]["vocab"]["x"]]]
+    with pytest.raises(InputError, match="puts token 1 around a text"):
+        trimmed_tokenizer(document, {old: new for old, new in ids.items() if old != 1})
+
+
 def test_fewer_tokens_than_bytes_and_added_ones_are_refused(document: Document) -> None:
     fixed = rows(document) - len(parts(document))
     assert len(kept_tokens(counts(document, TEXT), parts(document), fixed)) == fixed
