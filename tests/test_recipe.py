@@ -13,7 +13,8 @@ import edgepress.profiles.recipes as shipped
 from edgepress.artifact.formats import FORMATS
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
-from edgepress.recipe import STEPS, Bench, Evaluate, Recipe, Samples, load_recipe, parse_recipe, step_name
+from edgepress.recipe import STEPS, Bench, Evaluate, Recipe, Samples, load_recipe, parse_recipe
+from edgepress.recipe_order import step_name
 
 FILES = sorted(Path(shipped.__file__).parent.rglob("*.y*ml"))
 

@@ -25,7 +25,6 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 import yaml
 
-from edgepress.artifact.formats import FORMATS, get_format
 from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.distill.config import DistillStep
@@ -33,6 +32,7 @@ from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, P
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
+from edgepress.recipe_order import check_order, check_quantize, step_name
 from edgepress.runtime.llamacpp_quantize import Mixture
 
 # The list of methods, in one place.
@@ -171,82 +171,13 @@ def parse_recipe(text: str, where: str) -> Recipe:
         recipe = msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:
         raise InputError(f"{where}: {_with_what_exists(str(error), document)}") from error
-    _check_order(recipe, where)
-    _check_budgets(recipe.quantize, where)
-    _check_idle(recipe.quantize, where)
+    check_order(recipe.compress, where)
+    check_quantize(recipe.quantize, where)
     if recipe.tensorrt != DEFAULTS and "tensorrt" not in recipe.export:
         raise InputError(f"{where}: tensorrt says how engines are made, and export does not name tensorrt")
     if recipe.compare and not recipe.export:
         raise InputError(f"{where}: compare puts llama.cpp's files beside those of export, and export names none")
     return recipe
-
-
-def _check_order(recipe: Recipe, where: str) -> None:
-    """One quantize step, and nothing behind it: its codes would not survive. No training towards itself."""
-    places = [place for place, step in enumerate(recipe.compress) if isinstance(step, QuantizeStep)]
-    if len(places) > 1:
-        raise InputError(f"{where}: compress has {len(places)} quantize steps; one is the most")
-    if places and places[0] != len(recipe.compress) - 1:
-        behind = step_name(type(recipe.compress[places[0] + 1]))
-        raise InputError(f"{where}: compress[{places[0] + 1}]: {behind} comes after quantize; put quantize last")
-    trims = [place for place, step in enumerate(recipe.compress) if isinstance(step, TrimVocabulary)]
-    if trims and trims[-1]:
-        raise InputError(
-            f"{where}: compress[{trims[-1]}]: trim_vocabulary comes once and before all other steps: what they lose is "
-            "measured against the student with that vocabulary"
-        )
-    _check_zeros_stay(recipe, where)
-    if recipe.before_quantize and isinstance(first := recipe.before_quantize[0], DistillStep):
-        raise InputError(
-            f"{where}: compress[{recipe.compress.index(first)}]: distill trains a student towards what it was before "
-            "the steps ahead of it, and there are none; put it behind a pruning step. Rounded weights are trained by "
-            "quantize with qad_tokens"
-        )
-
-
-def _check_zeros_stay(recipe: Recipe, where: str) -> None:
-    """Nothing comes between sparsify and quantize, and quantize leaves zeros where they are."""
-    places = [place for place, step in enumerate(recipe.before_quantize) if isinstance(step, Sparsify)]
-    if not places:
-        return
-    if places[0] != len(recipe.before_quantize) - 1:
-        raise InputError(f"{where}: sparsify comes last before quantize: what is behind it would fill the zeros")
-    step, why = recipe.quantize, "it would fill the zeros that sparsify has made"
-    if step.solver == "gptaq" or step.qad_tokens or step.budgets or "rotate_v_o" in step.prepare:
-        raise InputError(
-            f"{where}: quantize behind sparsify: {why}; use solver: scale_search or nearest with formats that have a "
-            "zero, without a budget, qad_tokens and rotate_v_o"
-        )
-    for name in (step.format, *step.formats.values(), *([step.fallback] if step.fallback else [])):
-        if not get_format(name).has_zero:
-            keep = ", ".join(each.name for each in FORMATS.values() if each.has_zero)
-            raise InputError(f"{where}: quantize to {name} behind sparsify: it has no zero; formats that do: {keep}")
-
-
-def _check_budgets(step: QuantizeStep, where: str) -> None:
-    """Budgets that can be met together, and a time with the costs that it is predicted from."""
-    rivals = [name for name in step.budgets if name != "target_ms"]
-    if len(rivals) > 1:
-        raise InputError(f"{where}: {' and '.join(rivals)} cannot both be met for sure; give one")
-    if step.target_ms is not None and step.costs is None:
-        raise InputError(
-            f"{where}: target_ms needs costs, a file that 'edgepress costs STUDENT -o costs.json' writes on the device"
-        )
-    if step.costs is not None and step.target_ms is None:
-        raise InputError(f"{where}: costs bounds nothing without target_ms; give the milliseconds per token")
-
-
-def _check_idle(step: QuantizeStep, where: str) -> None:
-    """Fields that would do nothing without another one."""
-    if step.choices and not step.budgets:
-        raise InputError(f"{where}: choices are for a budget; add target_mb, target_bpw, max_kld or target_ms")
-    if step.qad_samples and not step.qad_tokens:
-        raise InputError(f"{where}: qad_samples are to train on; add qad_tokens, how many tokens to take from them")
-
-
-def step_name(step: type[msgspec.Struct]) -> str:
-    """The name that a recipe uses for a step."""
-    return str(step.__struct_config__.tag)
 
 
 def _check_steps(document: dict[str, Any], where: str) -> None:

@@ -11,7 +11,8 @@ import typer
 from edgepress.cli.app import Json, app, print_json
 from edgepress.cli.tables import print_rows
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
-from edgepress.recipe import STEPS, load_recipe, step_name
+from edgepress.recipe import STEPS, load_recipe
+from edgepress.recipe_order import step_name
 
 _REQUIRED = "required"
 

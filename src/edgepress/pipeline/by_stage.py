@@ -17,7 +17,8 @@ from edgepress.pipeline.measure import evaluation_text, forget, remember
 from edgepress.pipeline.prune import stage_directories
 from edgepress.pipeline.stages import stage_key
 from edgepress.pipeline.trim import trimmed_student
-from edgepress.recipe import Recipe, step_name
+from edgepress.recipe import Recipe
+from edgepress.recipe_order import step_name
 
 
 def measure_stages(student: Student, recipe: Recipe, out: Path) -> None:

@@ -28,7 +28,8 @@ from edgepress.pipeline.plan import RunPlan, check_support, make_plan
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.trim import check_trimming, trimmed_student
 from edgepress.progress import say
-from edgepress.recipe import TARGETS, ExportTarget, Recipe, step_name
+from edgepress.recipe import TARGETS, ExportTarget, Recipe
+from edgepress.recipe_order import step_name
 
 Windows = NDArray[np.int32]
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
