@@ -87,13 +87,26 @@ class TorchSession(ClosingSession):
 def build_skeleton(source: WeightSource, dtype: torch.dtype = torch.float32) -> Any:
     """The transformers model for a source's configuration: real buffers, parameters without memory (meta device)."""
     transformers.logging.set_verbosity_error()
-    config = transformers.AutoConfig.for_model(**source.config)
-    config.tie_word_embeddings = source.spec.tied
+    config = _configuration(source)
     with accelerate.init_empty_weights(include_buffers=False):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         if not source.spec.uniform:
             _give_layers_their_shapes(model, source.spec)
     return model.eval()
+
+
+def _configuration(source: WeightSource) -> Any:
+    """transformers' configuration. Some of its classes want the hidden size to be a multiple of the query heads when
+    they are made, and nothing in the computation does; where it is not, the heads are given afterwards.
+    """
+    first, fields = source.spec.layers[0], dict(source.config)
+    if source.spec.hidden % first.heads:
+        own = {"head_dim": source.spec.head_dim, "num_key_value_heads": first.kv_heads}
+        fields |= own | {"num_attention_heads": 1}
+    config = transformers.AutoConfig.for_model(**fields)
+    config.num_attention_heads = first.heads
+    config.tie_word_embeddings = source.spec.tied
+    return config
 
 
 def _give_layers_their_shapes(model: Any, spec: ModelSpec) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 from one_core import one_core  # noqa: F401
 
+from edgepress.artifact.gguf_header import read_gguf_header
 from edgepress.artifact.manifest import Manifest, read_manifest
 from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.prune.config import PruneStep
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.pipeline.run import compress
@@ -22,6 +24,7 @@ RECIPE = Recipe(
     bench=None,
     samples=None,
 )
+PLAIN = QuantizeStep(solver="nearest", format="f16", fallback="f16")
 BOTH: tuple[ExportTarget, ...] = ("gguf", "onnx")
 
 
@@ -33,6 +36,15 @@ def press(student: Path, out: Path, recipe: Recipe = RECIPE, targets: tuple[Expo
 def step(**changes: Any) -> Recipe:
     changed = msgspec.structs.replace(RECIPE.quantize, **changes)
     return msgspec.structs.replace(RECIPE, compress=(changed,))
+
+
+def pruning_recipe(*steps: PruneStep, quantize: QuantizeStep = PLAIN, **fields: Any) -> Recipe:
+    return msgspec.structs.replace(RECIPE, compress=(*steps, quantize), **fields)
+
+
+def architecture(out: Path) -> Any:
+    """llama.cpp's name for what the GGUF file holds."""
+    return read_gguf_header(out / "gguf" / "model.gguf").metadata["general.architecture"]
 
 
 def made(out: Path, part: str) -> int:

@@ -89,8 +89,12 @@ def run(
 
 
 def solve(linear: nn.Linear, read: torch.Tensor, missing: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """:func:`solve_for` a writer into the stream, each token counting by its share of it."""
+    return solve_for([linear], read, missing, 1 / wanted.square().mean(-1, keepdim=True))
+
+
+def solve_for(linears: list[Any], read: torch.Tensor, missing: torch.Tensor, weights: torch.Tensor) -> bool:
     """Add what a weighted regression of ``missing`` on ``read`` says, with the ridge that held-out windows ask for."""
-    weights = 1 / wanted.square().mean(-1, keepdim=True)
     x, m = ((each * weights.sqrt()).numpy() for each in (read, missing))
     held = np.arange(len(x)) % 4 == 3 if len(x) > 3 else np.arange(len(x)) == len(x) - 1
     losses = {}
@@ -100,7 +104,10 @@ def solve(linear: nn.Linear, read: torch.Tensor, missing: torch.Tensor, wanted: 
     best = min(DAMPINGS, key=lambda damping: losses[damping])
     if losses[best] >= np.sum(m[held] ** 2):
         return False
-    linear.weight.data += torch.from_numpy(ridge(x, m, best)).T
+    change, start = torch.from_numpy(ridge(x, m, best)).T, 0
+    for linear in linears:
+        linear.weight.data += change[start : start + len(linear.weight)]
+        start += len(linear.weight)
     return True
 
 

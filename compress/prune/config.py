@@ -67,6 +67,24 @@ class PruneLayers(
     repair: bool = True
 
 
+class PruneHidden(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="prune_hidden"
+):
+    """Remove channels of the residual stream: the width of the embedding, of every norm, and of one side of every
+    matrix. Those go that the norms' outputs have least of. A model loses more by it than by anything else at the same
+    number of parameters, so it wants a distill step behind it.
+
+    keep        share of the channels that stays
+    repair      solve what stays: what reads the stream for the whole model's products, what writes into it for the
+                channels that are left of it
+    multiple_of as many channels stay as a multiple of this: 32 for the 32-blocks, 64 for TensorRT, 256 for the K ones
+    """
+
+    keep: Share
+    repair: bool = True
+    multiple_of: Divisor = 64
+
+
 class TrimVocabulary(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="trim_vocabulary"
 ):
@@ -99,4 +117,4 @@ class Sparsify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     method: Literal["sparsegpt", "wanda", "magnitude"] = "sparsegpt"
 
 
-PruneStep = PruneFfn | PruneHeads | PruneLayers | Sparsify
+PruneStep = PruneFfn | PruneHeads | PruneLayers | PruneHidden | Sparsify

@@ -60,7 +60,7 @@ def prune_widths(
         bias: whether the means may go into a bias of the reader.
     """
     spec, units = source.spec, [layer_units(step, source.spec, layer) for layer in source.spec.layers]
-    bias = bias and bias_option(spec, part_of(step)) is not None and step.repair
+    bias = bias and bias_option(source, part_of(step)) is not None and step.repair
     writer = CheckpointWriter(directory, shards=spec.depth + 1)
     shapes: list[LayerSpec] = []
     unchanged = counts == [each.count for each in units]
@@ -76,9 +76,10 @@ def prune_widths(
     copy_tokenizer(source.tokenizer_dir, directory)
     kept = [tuple(columns.tolist()) for columns in stays]
     write_removed(Removed(reader=part_of(step).reader, columns=tuple(kept)) if kept else Removed(), directory)
-    config = with_shapes(source.config | {"tie_word_embeddings": spec.tied}, shapes, spec.head_dim)
-    option = bias_option(spec, part_of(step))
-    writer.finish(config | ({option: True} if bias and not unchanged and option else {}), name)
+    option = bias_option(source, part_of(step))
+    given = {option: True} if bias and not unchanged and option else {}
+    config = source.config | {"tie_word_embeddings": spec.tied} | given
+    writer.finish(with_shapes(config, shapes, spec.head_dim), name)
 
 
 def _unchanged(source: WeightSource) -> Iterator[Tensors]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.families import FAMILIES, LINEARS, layer_name
 from edgepress.artifact.spec import LayerSpec, ModelSpec
+from edgepress.artifact.weights import WeightSource
 from edgepress.compress.prune.config import PruneFfn, PruneHeads
 from edgepress.compress.prune.obs import Units
 
@@ -63,9 +64,10 @@ def pruned_shape(step: WidthStep, layer: LayerSpec, kept: int) -> LayerSpec:
     return msgspec.structs.replace(layer, heads=kept)
 
 
-def bias_option(spec: ModelSpec, part: Part) -> str | None:
-    """The configuration's option that gives the reader a bias; None where the family has none to give."""
-    return FAMILIES[spec.family].biases.get(LINEARS[part.reader]) or None
+def bias_option(source: WeightSource, part: Part) -> str | None:
+    """The configuration's option that gives the reader a bias; None where models of its type have none to give."""
+    options = FAMILIES[source.spec.family].bias_options(source.config["model_type"])
+    return options.get(LINEARS[part.reader]) or None
 
 
 def maker_energy(step: WidthStep, spec: ModelSpec, index: int, tensors: Tensors) -> torch.Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from edgepress.artifact.families import LINEARS, layer_name
+from edgepress.artifact.families import EMBEDDING, FAMILIES, LINEARS, layer_name
 from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.calibrate.skeleton import Floats
 from edgepress.compress.search.divergence import Change
@@ -18,12 +19,15 @@ _ENDS = (LINEARS["attn_output"], LINEARS["ffn_down"])
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
     """Either ``layers``, by their place in the model before the step; or, for each layer, the ``columns`` that stay of
-    the linear with the role ``reader``.
+    the linear with the role ``reader``; or the ``channels`` of the residual stream that stay, and by a norm's name the
+    factor by which its gains are ``rescaled`` where the others are zero.
     """
 
     layers: tuple[int, ...] = ()
     reader: str = ""
     columns: tuple[tuple[int, ...], ...] = ()
+    channels: tuple[int, ...] = ()
+    rescaled: dict[str, float] = {}
 
     def kept_layers(self, depth: int) -> tuple[int, ...]:
         """Places, in the model before the step, of the layers that stay."""
@@ -35,7 +39,9 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.reader:
             return self._without_columns(spec)
-        ends = {layer_name(index, part, leaf) for index in self.layers for part in _ENDS for leaf in ("weight", "bias")}
+        if self.channels:
+            return self._without_channels(spec)
+        ends = _ends(self.layers)
         return lambda name, values: np.zeros_like(values) if name in ends else values
 
     def _without_columns(self, spec: ModelSpec) -> Change:
@@ -52,6 +58,29 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
             return left
 
         return masked
+
+    def _without_channels(self, spec: ModelSpec) -> Change:
+        gone = np.setdiff1d(np.arange(spec.hidden), self.channels)
+        offset = FAMILIES[spec.family].norm_offset
+        writers = _ends(range(spec.depth))
+
+        def masked(name: str, values: Floats) -> Floats:
+            if name in self.rescaled:
+                scaled: Floats = (values + np.float32(offset)) * np.float32(self.rescaled[name]) - np.float32(offset)
+                return scaled
+            left = values.copy()
+            if name == EMBEDDING:
+                left[:, gone] = 0
+            elif name in writers:
+                left[gone] = 0
+            return left
+
+        return masked
+
+
+def _ends(layers: Iterable[int]) -> set[str]:
+    """Names of all that writes into the residual stream in some layers."""
+    return {layer_name(index, part, leaf) for index in layers for part in _ENDS for leaf in ("weight", "bias")}
 
 
 def write_removed(removed: Removed, directory: Path) -> None:

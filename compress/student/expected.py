@@ -65,7 +65,8 @@ def expected_shapes(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Sha
 
 def biased(family: Family, config: Mapping[str, Any]) -> list[str]:
     """The linears that have a bias under a configuration."""
-    return [part for part, option in family.biases.items() if not option or config.get(option)]
+    options = family.bias_options(config["model_type"])
+    return [part for part, option in options.items() if not option or config.get(option)]
 
 
 def _linear_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, Shape]:

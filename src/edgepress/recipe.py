@@ -28,7 +28,15 @@ import yaml
 from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.distill.config import DistillStep
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep, Sparsify, TrimVocabulary
+from edgepress.compress.prune.config import (
+    PruneFfn,
+    PruneHeads,
+    PruneHidden,
+    PruneLayers,
+    PruneStep,
+    Sparsify,
+    TrimVocabulary,
+)
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
@@ -36,7 +44,9 @@ from edgepress.recipe_order import check_order, check_quantize, step_name
 from edgepress.runtime.llamacpp_quantize import Mixture
 
 # The list of methods, in one place.
-CompressStep = TrimVocabulary | PruneFfn | PruneHeads | PruneLayers | DistillStep | Sparsify | QuantizeStep
+CompressStep = (
+    TrimVocabulary | PruneFfn | PruneHeads | PruneLayers | PruneHidden | DistillStep | Sparsify | QuantizeStep
+)
 STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep)
 
 ExportTarget = Literal["gguf", "onnx", "tensorrt"]
@@ -105,7 +115,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def pruning(self) -> tuple[PruneStep, ...]:
         """The steps that make the model's shape smaller, in order."""
-        return tuple(step for step in self.compress if isinstance(step, PruneFfn | PruneHeads | PruneLayers | Sparsify))
+        return tuple(step for step in self.compress if isinstance(step, get_args(PruneStep)))
 
     @property
     def trimming(self) -> TrimVocabulary | None:

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
-from pressing import RECIPE, made, press
+from pressing import architecture, made, press
+from pressing import pruning_recipe as recipe
 from tiny_models import make_model_dir
 from transformers import AutoModelForCausalLM
 
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.gguf_header import read_gguf_header
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep
-from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
 from edgepress.pipeline.prune import plan_before
-from edgepress.recipe import Recipe, parse_recipe
+from edgepress.recipe import parse_recipe
 from edgepress.runtime.torch_reference import load_model
-
-PLAIN = QuantizeStep(solver="nearest", format="f16", fallback="f16")
-
-
-def recipe(*steps: PruneStep, quantize: QuantizeStep = PLAIN, **fields: Any) -> Recipe:
-    return msgspec.structs.replace(RECIPE, compress=(*steps, quantize), **fields)
-
-
-def architecture(out: Path) -> Any:
-    return read_gguf_header(out / "gguf" / "model.gguf").metadata["general.architecture"]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ distinguishes the families inside an exporter or an algorithm is a field here, n
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from edgepress.artifact.spec import ModelSpec
@@ -65,7 +67,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     them one; an empty option means always. ``interleaved_rope`` families have q and k rows reordered in GGUF, from
     halves to pairs. ``gguf_per_layer``: llama.cpp's architecture of the same computation whose layers may each have a
     shape of their own; empty where it has none. ``window_pattern`` p: llama.cpp makes every p-th layer global and the
-    others sliding.
+    others sliding. ``unbiased``: model types that transformers gives none of the ``biases``. ``divides_hidden``: model
+    types whose hidden size transformers wants to be a multiple of the query heads, each with what to say in
+    ``config.json`` instead, for the same computation without biases, where it is not; nothing where there is no such.
     """
 
     name: str
@@ -75,6 +79,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     norms: dict[str, str]
     gguf_per_layer: str = ""
     biases: dict[str, str] = {}
+    unbiased: tuple[str, ...] = ()
+    divides_hidden: dict[str, dict[str, Any]] = {}
     interleaved_rope: bool = False
     norm_offset: float = 0.0
     scaled_embedding: bool = False
@@ -93,6 +99,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         """What llama.cpp calls a model of this shape."""
         return self.gguf if spec.uniform or not self.gguf_per_layer else self.gguf_per_layer
 
+    def bias_options(self, model_type: str) -> dict[str, str]:
+        """``biases`` of one of the model types."""
+        return {} if model_type in self.unbiased else self.biases
+
     @property
     def qk_norm(self) -> bool:
         """Whether each query and key head is normalised before the rotation."""
@@ -108,6 +118,10 @@ _ALL = (
         gguf_per_layer="deci",
         norms=_PRE_NORMS,
         biases=_ATTENTION_BIASES | _MLP_BIASES,
+        unbiased=("mistral",),
+        divides_hidden={
+            "llama": {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
+        },
         interleaved_rope=True,
     ),
     Family(
@@ -133,6 +147,7 @@ _ALL = (
         gguf="gemma3",
         norms=_SANDWICH_NORMS | _QK_NORMS,
         biases=_ATTENTION_BIASES,
+        divides_hidden={"gemma3_text": {}},
         norm_offset=1.0,
         scaled_embedding=True,
         window_pattern=6,

@@ -164,14 +164,21 @@ def _shapes(config: Config, depth: int) -> list[dict[str, int]] | None:
     return found
 
 
-def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int) -> Config:
+def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int, hidden: int | None = None) -> Config:
     """A configuration for layers of these shapes: the usual fields, and ``layer_shapes`` where they differ.
 
     transformers does not read ``layer_shapes``: it loads a model whose layers are all alike, and refuses another by the
     shapes of its tensors. ``runtime.torch_reference.load_model`` builds either.
+
+    Args:
+        config: of the model as it was.
+        layers: its layers.
+        head_dim: of every head.
+        hidden: width of the residual stream; as it was unless given.
     """
     first = layers[0]
     fields: Config = {
+        "hidden_size": config["hidden_size"] if hidden is None else hidden,
         "num_hidden_layers": len(layers),
         "num_attention_heads": first.heads,
         "num_key_value_heads": first.kv_heads,
@@ -180,7 +187,18 @@ def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int) -> C
     }
     shapes = [{"heads": layer.heads, "kv_heads": layer.kv_heads, "ffn": layer.ffn} for layer in layers]
     own = {LAYER_SHAPES: shapes} if any(shape != shapes[0] for shape in shapes) else {}
-    return {key: value for key, value in config.items() if key != LAYER_SHAPES} | fields | own
+    return _loadable({key: value for key, value in config.items() if key != LAYER_SHAPES} | fields | own)
+
+
+def _loadable(config: Config) -> Config:
+    """The same model, as transformers takes it where it can: some of its classes want the hidden size to be a multiple
+    of the query heads, though nothing in the computation does.
+    """
+    family = find_family(config)
+    instead = family.divides_hidden.get(config["model_type"], {})
+    biased = any(config.get(option) for option in family.biases.values() if option)
+    taken = config["hidden_size"] % config["num_attention_heads"] == 0
+    return config if taken or biased else config | instead
 
 
 def _windows(config: Config, depth: int, *, always: bool) -> list[int | None]:

@@ -18,12 +18,13 @@ from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
 from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.openmp import brief_waits
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers, PruneStep, Sparsify
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, PruneLayers, PruneStep, Sparsify
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
-from edgepress.pipeline.heal import check_healing, heal, healing_digest, what_healed
+from edgepress.pipeline.check_pruning import MOST_STEPS, check_pruning
+from edgepress.pipeline.heal import heal, healing_digest, what_healed
 from edgepress.pipeline.plan import RunPlan, check_support, make_plan
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.trim import check_trimming, trimmed_student
@@ -33,58 +34,11 @@ from edgepress.recipe_order import step_name
 
 Windows = NDArray[np.int32]
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
-_MOST_STEPS = 16
 _HEALED_VERSION = 2
 ZEROS_ARE_READ = (
     "TensorRT has kernels for the 2:4 pattern on Ampere and later; llama.cpp and ONNX Runtime store and multiply zeros "
     "like any other number, so their files are neither smaller nor faster"
 )
-
-
-def check_pruning(student: Student, recipe: Recipe) -> None:
-    """Refuse steps that cannot be done.
-
-    Raises:
-        InputError: a width that is no multiple, nothing left of a layer, a text or loss to heal by that does not fit,
-            or too many steps.
-    """
-    if len(recipe.before_quantize) > _MOST_STEPS:
-        raise InputError(f"compress: {len(recipe.before_quantize)} steps before quantize; at most {_MOST_STEPS}")
-    check_healing(student, recipe)
-    if not recipe.pruning:
-        return
-    from edgepress.compress.prune.parts import layer_units  # brings torch with it
-    from edgepress.compress.prune.widths import uniform_counts
-
-    depth = student.spec.depth
-    for step in recipe.pruning:
-        if isinstance(step, Sparsify):
-            _check_sparsity(student, step, recipe)
-            continue
-        if isinstance(step, PruneLayers):
-            if step.drop >= depth:
-                raise InputError(f"prune_layers: drop {step.drop} of {depth} layers; one has to stay")
-            depth -= step.drop
-            continue
-        if isinstance(step, PruneFfn):
-            widths = {layer.ffn for layer in student.spec.layers}
-            if step.keep < 1 and (odd := [width for width in widths if width % step.multiple_of]):
-                raise InputError(f"prune_ffn: multiple_of {step.multiple_of} does not divide the width {odd[0]}")
-        units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
-        uniform_counts(units, step.keep, step_name(type(step)))
-
-
-def _check_sparsity(student: Student, step: Sparsify, recipe: Recipe) -> None:
-    """Widths that divide into the pattern's groups, and steps before that leave such."""
-    from edgepress.compress.prune.sparsify import check_widths, pattern_of
-
-    pattern = pattern_of(step)
-    check_widths(student.spec, pattern)
-    for other in recipe.pruning:
-        if isinstance(other, PruneFfn) and pattern.of and other.multiple_of % pattern.of:
-            raise InputError(
-                f"prune_ffn: multiple_of {other.multiple_of} in front of sparsify, whose groups are {pattern.of} inputs"
-            )
 
 
 def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
@@ -113,7 +67,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     if steps:
         key = stage_key("prune", 1, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(steps, start=1):
-        later = [name for behind in range(place + 1, _MOST_STEPS + 1) for name in _names(behind)]
+        later = [name for behind in range(place + 1, MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
             key = stage_key(key, _HEALED_VERSION, step, healing_digest(step))
             make = partial(heal, original, student, step, recipe, output.training(key))
@@ -125,7 +79,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
             output.forget(other)
         student = CheckpointStudent(output.run(name, key, make, derived=tuple(later)))
     output.forget_trainings()
-    for behind in range(len(steps) + 1, _MOST_STEPS + 1):
+    for behind in range(len(steps) + 1, MOST_STEPS + 1):
         for name in _names(behind):
             output.forget(name)
     return student
@@ -158,6 +112,7 @@ def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
 
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
     from edgepress.compress.prune.depth import can_repair, choose_layers, drop_layers
+    from edgepress.compress.prune.hidden import prune_hidden
     from edgepress.compress.prune.layers import prune_widths
     from edgepress.compress.prune.sparsify import check_widths, pattern_of, write_sparse
 
@@ -172,6 +127,8 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
                 repair = False
             gone = choose_layers(student, step.drop, windows)
             drop_layers(student, gone, working, name=student.name, repair_on=windows if repair else None)
+        elif isinstance(step, PruneHidden):
+            prune_hidden(student, step, windows, working, name=student.name)
         else:
             bias = _held(student, student.spec.layers, recipe.export, biased=True)
             counts = _counts(student, step, windows, recipe, bias=bias)
@@ -257,7 +214,9 @@ def shape_change(before: Student, spec: ModelSpec, parameters: int) -> str:
     widths = [layer.ffn for layer in spec.layers]
     ffn = str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
     heads = dict.fromkeys(f"{layer.heads}/{layer.kv_heads}" for layer in spec.layers)
+    width = f"hidden width {spec.hidden} of {before.spec.hidden}, " if spec.hidden != before.spec.hidden else ""
     return (
         f"{before.parameters / 1e6:.1f} M parameters → {parameters / 1e6:.1f} M: {spec.depth} of {before.spec.depth} "
-        f"layers, feed-forward {ffn} wide, {' or '.join(heads)} heads (query/key-value)"
+        f"layers, {width}feed-forward {ffn} wide, "
+        f"{' or '.join(heads)} heads (query/key-value)"
     )

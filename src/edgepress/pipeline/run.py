@@ -19,6 +19,7 @@ from edgepress.compress.search.records import read_allocation
 from edgepress.compress.student.student import Student
 from edgepress.errors import BudgetNotMetError, InputError, ParityError
 from edgepress.export.parity import ParityReference, check_logits, parity_reference
+from edgepress.pipeline.check_pruning import check_pruning
 from edgepress.pipeline.plan import (
     RunPlan,
     budget_target,
@@ -29,7 +30,7 @@ from edgepress.pipeline.plan import (
     predict_files,
 )
 from edgepress.pipeline.press import press
-from edgepress.pipeline.prune import ZEROS_ARE_READ, check_pruning, healed, prune, shape_change
+from edgepress.pipeline.prune import ZEROS_ARE_READ, healed, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.trim import check_trimming, trim, trimmed_student, what_trimming_did
 from edgepress.progress import say
