@@ -1,4 +1,4 @@
-"""Pruning methods side by side: divergence before any healing, at the same share of feed-forward parameters removed.
+"""Pruning methods side by side: divergence before any healing, at the same share of neurons or channels removed.
 
     python benchmarks/peers/pruning.py STUDENT --calibration FILE --evaluation FILE [--keep 0.9 0.8 0.7]
         [--samples 64] [--length 512] [--seeds 0 1 2] [--tokens 40960] [--methods obs flap wanda_sp activation …]
@@ -9,6 +9,7 @@
     flap         FLAP's score, the mean of what is gone in a bias
     wanda_sp, activation, magnitude    the scores alone: what stays keeps its weights
     …_uniform    any of them with all layers of one width
+    hidden       the share is of the residual stream's channels, and what stays is solved; hidden_slices: not solved
 
 Each line has the mean divergence in nats per token from the unpruned student, float32 in torch, and its difference from
 the seed's first line at that share on the same tokens, each with its standard error.
@@ -32,7 +33,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.peers.script import exit_code
 from edgepress.benchmarks.peers.simulated import mean_and_difference, text_section
 from edgepress.compress.calibrate.tokens import calibration_windows
-from edgepress.compress.prune.config import PruneFfn
+from edgepress.compress.prune.config import PruneFfn, PruneHidden
 from edgepress.compress.search.divergence import final_states
 from edgepress.compress.student.open import open_student
 from edgepress.compress.student.student import Student
@@ -44,28 +45,32 @@ from edgepress.recipe import Recipe
 _TOKENS_AT_ONCE = 128
 _REPAIRED = ("obs", "flap")
 METHODS = ("obs", "flap", "wanda_sp", "activation", "magnitude")
+_HIDDEN = {"hidden": True, "hidden_slices": False}  # by whether what stays is solved
 
 
-def step_for(method: str, keep: float, multiple_of: int) -> PruneFfn:
+def step_for(method: str, keep: float, multiple_of: int) -> PruneFfn | PruneHidden:
     """The step of a line.
 
     Raises:
         InputError: no such method.
     """
+    if method in _HIDDEN:
+        return PruneHidden(keep=keep, repair=_HIDDEN[method], multiple_of=multiple_of)
     name = method.removesuffix("_uniform")
     if name not in METHODS:
-        raise InputError(f"--methods: {method}: wanted one of {', '.join(METHODS)}, or one with _uniform behind it")
+        known = f"one of {', '.join(METHODS)}, one of them with _uniform behind it, or {' or '.join(_HIDDEN)}"
+        raise InputError(f"--methods: {method}: wanted {known}")
     widths = "uniform" if method.endswith("_uniform") else "per_layer"
     fields = {"keep": keep, "method": name, "repair": name in _REPAIRED, "widths": widths, "multiple_of": multiple_of}
     return msgspec.convert({"step": "prune_ffn"} | fields, PruneFfn)
 
 
-def divergences(reference: torch.Tensor, states: torch.Tensor, head: torch.Tensor) -> NDArray[np.float64]:
-    """KL divergence at each token, from the final states of both models and their common head."""
-    found, before, after = [], reference.flatten(0, 1), states.flatten(0, 1)
-    for start in range(0, len(before), _TOKENS_AT_ONCE):
+def divergences(*models: tuple[torch.Tensor, torch.Tensor]) -> NDArray[np.float64]:
+    """KL divergence at each token between two models, from the final states and the head of each."""
+    found, pair = [], [(states.flatten(0, 1), head) for states, head in models]
+    for start in range(0, len(pair[0][0]), _TOKENS_AT_ONCE):
         part = slice(start, start + _TOKENS_AT_ONCE)
-        p, q = (torch.log_softmax(each[part] @ head.T, -1) for each in (before, after))
+        p, q = (torch.log_softmax(states[part] @ head.T, -1) for states, head in pair)
         found.append((p.exp() * (p - q)).sum(-1, dtype=torch.float64))
     values: NDArray[np.float64] = torch.cat(found).numpy()
     return values
@@ -78,7 +83,7 @@ def compare(arguments: argparse.Namespace) -> None:
         arguments.evaluation, samples=arguments.tokens // arguments.length, length=arguments.length, seed=0
     )
     windows = calibration_windows(student, section)
-    reference, head = final_states(student, windows), _head(student)
+    reference = final_states(student, windows), _head(student)
     for seed in arguments.seeds:
         text = text_section(arguments.calibration, samples=arguments.samples, length=arguments.length, seed=seed)
         for keep in arguments.keep:
@@ -88,7 +93,7 @@ def compare(arguments: argparse.Namespace) -> None:
                 step = step_for(method, keep, arguments.multiple_of)
                 recipe = Recipe(calibration=text, compress=(step,), export=("gguf", "onnx"))
                 with tempfile.TemporaryDirectory(prefix="edgepress-pruning-") as folder:
-                    found = _pruned_divergence(student, recipe, Path(folder), windows, reference, head)
+                    found = _pruned_divergence(student, recipe, Path(folder), windows, reference)
                 first = found if first is None else first
                 taken = time.monotonic() - started
                 print(
@@ -102,12 +107,12 @@ def _pruned_divergence(
     recipe: Recipe,
     folder: Path,
     windows: NDArray[np.int32],
-    reference: torch.Tensor,
-    head: torch.Tensor,
+    reference: tuple[torch.Tensor, torch.Tensor],
 ) -> NDArray[np.float64]:
     output = Output(folder / "out")
     with output.claim():
-        return divergences(reference, final_states(prune(student, recipe, output), windows), head)
+        pruned = prune(student, recipe, output)
+        return divergences(reference, (final_states(pruned, windows), _head(pruned)))
 
 
 def _head(source: WeightSource) -> torch.Tensor:
