@@ -83,7 +83,7 @@ def compare(arguments: argparse.Namespace) -> None:
         arguments.evaluation, samples=arguments.tokens // arguments.length, length=arguments.length, seed=0
     )
     windows = calibration_windows(student, section)
-    reference = final_states(student, windows), _head(student)
+    reference = final_states(student, windows), head_of(student)
     for seed in arguments.seeds:
         text = text_section(arguments.calibration, samples=arguments.samples, length=arguments.length, seed=seed)
         for keep in arguments.keep:
@@ -112,10 +112,10 @@ def _pruned_divergence(
     output = Output(folder / "out")
     with output.claim():
         pruned = prune(student, recipe, output)
-        return divergences(reference, (final_states(pruned, windows), _head(pruned)))
+        return divergences(reference, (final_states(pruned, windows), head_of(pruned)))
 
 
-def _head(source: WeightSource) -> torch.Tensor:
+def head_of(source: WeightSource) -> torch.Tensor:
     return torch.from_numpy(source.read(HEAD if HEAD in source.names else EMBEDDING))
 
 
