@@ -27,6 +27,7 @@ class ShapeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     vocab: int
+    hidden: int
     parameters: int
     layers: tuple[LayerSpec, ...]
     places: tuple[int, ...]

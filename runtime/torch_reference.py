@@ -97,7 +97,7 @@ def build_skeleton(source: WeightSource, dtype: torch.dtype = torch.float32) -> 
 
 def _configuration(source: WeightSource) -> Any:
     """transformers' configuration. Some of its classes want the hidden size to be a multiple of the query heads when
-    they are made, and nothing in the computation does; where it is not, the heads are given afterwards.
+    they are made, and nothing in the computation does; so the number of heads is given afterwards as well.
     """
     first, fields = source.spec.layers[0], dict(source.config)
     if source.spec.hidden % first.heads:

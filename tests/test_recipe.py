@@ -128,9 +128,9 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "a field of samples misspelt": ("samples: {prompt: x}", "'prompt' at samples; fields there: prompts, tokens"),
     "a number as a field": ("bench: {3: 4}", "bench"),
     "an unknown step": (
-        "compress: [{step: prune_hidden}]",
-        r"compress\[0\]: unknown step 'prune_hidden'; steps: trim_vocabulary, prune_ffn, prune_heads, prune_layers, "
-        "distill, sparsify, quantize",
+        "compress: [{step: prune_experts}]",
+        r"compress\[0\]: unknown step 'prune_experts'; steps: trim_vocabulary, prune_ffn, prune_heads, prune_layers, "
+        "prune_hidden, distill, sparsify, quantize",
     ),
     "a step without a name": (
         "compress: [{format: q4_0}]",

@@ -162,7 +162,7 @@ def _figures(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, F
         "distribution": lambda: latency_distribution(artifacts),
         "steps": lambda: latency_over_steps(artifacts),
         "memory": lambda: memory_parts(artifacts),
-        "shape": lambda: shape_map(contents.shape, _model(contents).layers) if contents.shape else None,
+        "shape": lambda: shape_map(contents.shape, _model(contents)) if contents.shape else None,
         "nats": lambda: kld_map(contents.attribution.tensors, depth) if contents.attribution else None,
         "errors": lambda: layer_maps.error_map(contents.errors, depth),
         "formats": lambda: layer_maps.format_map(contents.tensors, depth),

@@ -10,7 +10,8 @@ norm over a part of its channels divides by.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from edgepress.artifact.families import FAMILIES, FINAL_NORM, layer_name
+from edgepress.artifact.families import FAMILIES, FINAL_NORM, LINEARS, layer_name
 from edgepress.artifact.weights import WeightSource
-from edgepress.runtime.torch_reference import load_model
+from edgepress.compress.calibrate.skeleton import Skeleton
 
 Means = NDArray[np.float64]
-_WINDOW_TOKENS_AT_ONCE = 2048
+_See = Callable[[torch.Tensor], None]
+_Measure = tuple[str, _See, bool]
 
 
 @dataclass(frozen=True)
@@ -48,36 +51,58 @@ class ChannelStatistics:
         return b"".join(array.tobytes() for array in (self.hidden, *self.ffn, *self.heads, *norms))
 
 
+@torch.inference_mode()
 def channel_statistics(source: WeightSource, windows: NDArray[np.int32]) -> ChannelStatistics:
-    """Run the whole model over calibration text.
+    """Run the model over calibration text, one layer in memory at a time.
 
     Args:
         source: the model.
         windows: int32, (samples, length).
     """
-    model, spec, family = load_model(source), source.spec, FAMILIES[source.spec.family]
-    means = _Means()
-    norms = [layer_name(index, norm) for index in range(spec.depth) for norm in family.norms] + [FINAL_NORM]
-    readers = [
-        layer_name(index, family.part(role)) for index in range(spec.depth) for role in ("attn_norm", "ffn_norm")
-    ]
-    for name in norms:
-        _at(model, name, means.watch(f"in {name}", torch.square))
-    for name in (*readers, FINAL_NORM):
-        _at(model, name, means.watch(f"out {name}", torch.abs), output=True)
-    for index, layer in enumerate(spec.layers):
-        _at(model, layer_name(index, "mlp.down_proj"), means.watch(f"ffn {index}", torch.abs))
-        _at(model, layer_name(index, "self_attn.o_proj"), means.watch(f"heads {index}", _lengths(layer.heads)))
-    with torch.inference_mode():
-        for batch in torch.from_numpy(windows.astype(np.int64)).split(_WINDOW_TOKENS_AT_ONCE // windows.shape[1] or 1):
-            model.model(batch, use_cache=False)
-    outputs = [means.of(f"out {name}") for name in (*readers, FINAL_NORM)]
+    skeleton, spec, family = Skeleton(source, windows), source.spec, FAMILIES[source.spec.family]
+    means, hidden, readers = _Means(), skeleton.embed(), [family.part(role) for role in ("attn_norm", "ffn_norm")]
+    for index in range(spec.depth):
+        layer = skeleton.fill(index, skeleton.read_layer(index))
+        with _watched(layer, _measures(means, index, family.norms, readers, spec.layers[index].heads)):
+            for batch in skeleton.batches:
+                hidden[batch] = skeleton.run(layer, index, hidden[batch])
+        skeleton.release(index)
+    norm = skeleton.final_norm()
+    for batch in skeleton.batches:
+        means.watch(f"in {FINAL_NORM}", torch.square)(hidden[batch])
+        means.watch(f"out {FINAL_NORM}", torch.abs)(norm(hidden[batch]))
+    layers = range(spec.depth)
+    seen = [layer_name(index, part) for index in layers for part in readers]
+    norms = [layer_name(index, norm) for index in layers for norm in family.norms]
     return ChannelStatistics(
-        hidden=np.sum(outputs, axis=0),
-        ffn=tuple(means.of(f"ffn {index}") for index in range(spec.depth)),
-        heads=tuple(means.of(f"heads {index}") for index in range(spec.depth)),
-        norm_inputs={name: means.of(f"in {name}") for name in norms},
+        hidden=np.sum([means.of(f"out {name}") for name in (*seen, FINAL_NORM)], axis=0),
+        ffn=tuple(means.of(f"ffn {index}") for index in layers),
+        heads=tuple(means.of(f"heads {index}") for index in layers),
+        norm_inputs={name: means.of(f"in {name}") for name in (*norms, FINAL_NORM)},
     )
+
+
+def _measures(means: _Means, index: int, norms: Iterable[str], readers: list[str], heads: int) -> list[_Measure]:
+    """What is watched in a layer: the part's name, what to do with its values, whether those are its outputs."""
+    inputs = [(part, means.watch(f"in {layer_name(index, part)}", torch.square), False) for part in norms]
+    outputs = [(part, means.watch(f"out {layer_name(index, part)}", torch.abs), True) for part in readers]
+    return [
+        *inputs,
+        *outputs,
+        (LINEARS["ffn_down"], means.watch(f"ffn {index}", torch.abs), False),
+        (LINEARS["attn_output"], means.watch(f"heads {index}", _lengths(heads)), False),
+    ]
+
+
+@contextmanager
+def _watched(layer: nn.Module, measures: list[_Measure]) -> Iterator[None]:
+    """While the block runs, parts of a layer show their values."""
+    handles = [_at(layer.get_submodule(part), add, output=output) for part, add, output in measures]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Means:
@@ -87,7 +112,7 @@ class _Means:
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def watch(self, key: str, measure: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], None]:
+    def watch(self, key: str, measure: Callable[[torch.Tensor], torch.Tensor]) -> _See:
         def add(values: torch.Tensor) -> None:
             rows = measure(values.flatten(0, -2))
             total = rows.sum(0, dtype=torch.float64)
@@ -105,10 +130,8 @@ def _lengths(heads: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda rows: rows.unflatten(-1, (heads, -1)).norm(dim=-1)
 
 
-def _at(model: nn.Module, weight: str, see: Callable[[torch.Tensor], None], *, output: bool = False) -> None:
-    module = model.get_submodule(weight.removesuffix(".weight"))
-
+def _at(module: nn.Module, see: _See, *, output: bool) -> RemovableHandle:
     def hook(_module: nn.Module, inputs: tuple[Any, ...], found: torch.Tensor) -> None:
         see(found if output else inputs[0])
 
-    module.register_forward_hook(hook)
+    return module.register_forward_hook(hook)

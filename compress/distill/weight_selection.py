@@ -100,6 +100,12 @@ def _rotation_pairs(whole: int, wanted: int) -> Indices:
     return np.concatenate([first, first + whole // 2])
 
 
+def share_of_squares(squares: NDArray[np.float64], chosen: Indices) -> float:
+    """What of a norm's input is in the chosen channels; 1 where it has none."""
+    whole = squares.sum()
+    return float(squares[chosen].sum() / whole) if whole else 1.0
+
+
 class SelectedWeights:
     """A student cut out of a larger model; a :class:`~edgepress.artifact.weights.WeightSource`.
 
@@ -215,7 +221,7 @@ class SelectedWeights:
         chosen = self.selection.pairs if place.part.startswith("self_attn.") else self.selection.hidden
         if len(chosen) == len(squares):
             return 1.0
-        return float(np.sqrt(squares[chosen].mean() / squares.mean()))
+        return float(np.sqrt(share_of_squares(squares, chosen) * len(squares) / len(chosen)))
 
 
 @dataclass(frozen=True)

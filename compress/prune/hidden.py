@@ -19,7 +19,7 @@ from edgepress.artifact.hf_config import model_spec, with_shapes
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.distill.channel_statistics import ChannelStatistics, channel_statistics
 from edgepress.compress.distill.smaller import Size
-from edgepress.compress.distill.weight_selection import SelectedWeights
+from edgepress.compress.distill.weight_selection import SelectedWeights, share_of_squares
 from edgepress.compress.prune.config import PruneHidden
 from edgepress.compress.prune.narrow import NarrowWalk, Tensors
 from edgepress.compress.prune.removed import Removed, write_removed
@@ -32,17 +32,19 @@ def kept_channels(hidden: int, step: PruneHidden) -> int:
     """How many of ``hidden`` channels stay.
 
     Raises:
-        InputError: none would.
+        InputError: none would, or all of them though fewer were asked for.
     """
     if step.keep == 1:
         return hidden
-    count = min(hidden, round(hidden * step.keep / step.multiple_of) * step.multiple_of)
-    if count == 0:
-        raise InputError(
-            f"prune_hidden: keep {step.keep:g} leaves nothing of {hidden} channels, which go in steps of "
-            f"{step.multiple_of}; ask for at least {step.multiple_of / hidden:.3g}"
-        )
-    return count
+    count = round(hidden * step.keep / step.multiple_of) * step.multiple_of
+    if 0 < count < hidden:
+        return count
+    fewer = (hidden - 1) // step.multiple_of * step.multiple_of
+    ways = f"keep from {step.multiple_of / hidden:.3g} to {fewer / hidden:.3g}, or " if fewer else ""
+    raise InputError(
+        f"prune_hidden: keep {step.keep:g} of {hidden} channels leaves {'all' if count else 'none'} of them, as so "
+        f"many stay as a multiple of {step.multiple_of}; take {ways}a smaller multiple_of"
+    )
 
 
 def narrow_weights(source: WeightSource, count: int, statistics: ChannelStatistics) -> SelectedWeights:
@@ -98,4 +100,4 @@ def _rescaled(source: WeightSource, narrow: SelectedWeights, statistics: Channel
     names = [layer_name(index, part) for index in range(source.spec.depth) for part in norms]
     chosen = narrow.selection.hidden
     squares = {key: statistics.norm_inputs[key] for key in (*names, FINAL_NORM)}
-    return {key: float(np.sqrt(each[chosen].sum() / each.sum())) for key, each in squares.items()}
+    return {key: float(np.sqrt(share_of_squares(each, chosen))) for key, each in squares.items()}

@@ -32,6 +32,7 @@ from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 from edgepress.compress.prune.ridge import Regression
 
 Tensors = dict[str, Floats]
+_ROWS_AT_ONCE = 4096  # of a head, in float64
 _WRITERS = (LINEARS["attn_output"], LINEARS["ffn_down"])
 
 
@@ -92,12 +93,15 @@ class NarrowWalk:
         regression = Regression(len(self._channels), hidden, self._skeletons[0].samples)
         for batch in self._skeletons[0].batches:
             wanted, inputs = whole(self._streams[0][batch]), narrow(self._streams[1][batch])
-            missing = wanted.clone()
+            missing = wanted.clone()  # n° - S n
             missing[..., self._channels] -= inputs
             regression.add(inputs, missing, torch.ones(*inputs.shape[:2], 1))
-        weight = torch.from_numpy(self._skeletons[0].source.read(HEAD)).double()
-        solved = torch.from_numpy(self._skeletons[1].source.read(HEAD)).double() + weight @ regression.change()
-        return solved.float().numpy()
+        weight, solved = (skeleton.source.read(HEAD) for skeleton in self._skeletons)
+        change = regression.change().numpy()
+        for start in range(0, len(weight), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            solved[rows] += (weight[rows].astype(np.float64) @ change).astype(np.float32)
+        return solved
 
     @torch.inference_mode()
     def _advance(self, pair: list[nn.Module], index: int) -> None:

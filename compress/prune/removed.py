@@ -68,11 +68,10 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
             if name in self.rescaled:
                 scaled: Floats = (values + np.float32(offset)) * np.float32(self.rescaled[name]) - np.float32(offset)
                 return scaled
+            if name != EMBEDDING and name not in writers:
+                return values
             left = values.copy()
-            if name == EMBEDDING:
-                left[:, gone] = 0
-            elif name in writers:
-                left[gone] = 0
+            left[(slice(None), gone) if name == EMBEDDING else gone] = 0
             return left
 
         return masked

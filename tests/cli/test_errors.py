@@ -104,7 +104,7 @@ WRONG: dict[str, tuple[Change, list[str], str]] = {
         recipe("compress: [{step: prune_experts, keep: 0.5}]"),
         RUN,
         "r.yaml: compress[0]: unknown step 'prune_experts'; "
-        "steps: trim_vocabulary, prune_ffn, prune_heads, prune_layers, distill, sparsify, quantize",
+        "steps: trim_vocabulary, prune_ffn, prune_heads, prune_layers, prune_hidden, distill, sparsify, quantize",
     ),
     "misspelt field": (
         recipe("compress: [{step: quantize, fromat: q4_0}]"),

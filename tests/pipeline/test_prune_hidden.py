@@ -67,11 +67,48 @@ def test_models_whose_class_has_no_biases_get_none(tmp_path: Path) -> None:
     reloaded(tmp_path / "out" / "pruned-1")
 
 
+@pytest.mark.parametrize(
+    ("family", "step", "format", "message"),
+    [
+        (
+            "qwen2",
+            HALF,
+            "f16",
+            r"with the 32 channels that prune_hidden leaves: .*4 heads of 16 are not",
+        ),
+        (
+            "llama",
+            PruneHidden(keep=0.6, multiple_of=2),
+            "q4_0",
+            r"with the 38 channels.*q8_0's block of 32",
+        ),
+    ],
+)
+def test_a_width_that_an_export_or_a_format_cannot_hold_is_refused_before_any_work(
+    family: str, step: PruneHidden, format: str, message: str, tmp_path: Path
+) -> None:
+    source = make_model_dir(family, tmp_path / "student")
+    asked = recipe(step, quantize=QuantizeStep(solver="nearest", format=format, embedding="q8_0"))
+    with pytest.raises(InputError, match=message):
+        plan_before(open_student(str(source)), asked, ("gguf",))
+    with pytest.raises(InputError, match=message):
+        press(source, tmp_path / "out", asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_transformers_will_not_load_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = PruneHidden(keep=0.66, multiple_of=2)
+    press(make_model_dir("llama", tmp_path / "llama"), tmp_path / "a", recipe(odd))
+    assert "config.json says mistral now, which computes the same" in capsys.readouterr().err
+    press(make_model_dir("gemma3", tmp_path / "gemma3"), tmp_path / "b", recipe(odd))
+    assert "transformers takes no gemma3_text model whose width (42)" in capsys.readouterr().err
+
+
 def test_what_leaves_no_channel_or_breaks_the_pattern_is_refused_before_any_work(tmp_path: Path) -> None:
     student = open_student(str(make_model_dir("llama", tmp_path / "student")))
     for steps, message in (
-        ((PruneHidden(keep=0.2),), "leaves nothing of 64 channels"),
-        ((HALF, PruneHidden(keep=0.4, multiple_of=32)), "leaves nothing of 32 channels"),
+        ((PruneHidden(keep=0.2),), "of 64 channels leaves none of them"),
+        ((HALF, PruneHidden(keep=0.4, multiple_of=32)), "of 32 channels leaves none of them"),
         ((PruneHidden(keep=0.6, multiple_of=6), Sparsify()), "multiple_of 6 in front of sparsify"),
     ):
         with pytest.raises(InputError, match=message):

@@ -187,18 +187,22 @@ def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int, hidd
     }
     shapes = [{"heads": layer.heads, "kv_heads": layer.kv_heads, "ffn": layer.ffn} for layer in layers]
     own = {LAYER_SHAPES: shapes} if any(shape != shapes[0] for shape in shapes) else {}
-    return _loadable({key: value for key, value in config.items() if key != LAYER_SHAPES} | fields | own)
+    return _as_transformers_takes_it({key: config[key] for key in config if key != LAYER_SHAPES} | fields | own)
 
 
-def _loadable(config: Config) -> Config:
-    """The same model, as transformers takes it where it can: some of its classes want the hidden size to be a multiple
-    of the query heads, though nothing in the computation does.
+def loads_in_transformers(config: Config) -> bool:
+    """Whether its class takes the width: some want the hidden size to be a multiple of the query heads, though nothing
+    in the computation does. Layers of unlike shapes are another matter.
     """
+    divides = config["hidden_size"] % config["num_attention_heads"] == 0
+    return divides or config["model_type"] not in find_family(config).divides_hidden
+
+
+def _as_transformers_takes_it(config: Config) -> Config:
+    """The same model under another type where its own does not take the width, if there is one."""
     family = find_family(config)
-    instead = family.divides_hidden.get(config["model_type"], {})
     biased = any(config.get(option) for option in family.biases.values() if option)
-    taken = config["hidden_size"] % config["num_attention_heads"] == 0
-    return config if taken or biased else config | instead
+    return config if biased or loads_in_transformers(config) else config | family.divides_hidden[config["model_type"]]
 
 
 def _windows(config: Config, depth: int, *, always: bool) -> list[int | None]:

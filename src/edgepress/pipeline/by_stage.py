@@ -39,7 +39,7 @@ def measure_stages(student: Student, recipe: Recipe, out: Path) -> None:
         windows = some_windows(evaluation_text(whole, recipe.evaluate))
     last = [CheckpointStudent(directory).digest() for directory in stage_directories(recipe, out)[-1:]]
     judged = None if windows is None else (windows.shape, windows.tobytes())
-    key = stage_key("stages", 2, student.digest(), whole.digest(), recipe.compress, judged, last)
+    key = stage_key("stages", 3, student.digest(), whole.digest(), recipe.compress, judged, last)
     remember(path, key, ShapeRecord, partial(_measure, student, whole, recipe, out, windows))
 
 
@@ -72,6 +72,7 @@ def _measure(
             before = after
     return ShapeRecord(
         vocab=student.spec.vocab,
+        hidden=student.spec.hidden,
         parameters=student.parameters,
         layers=student.spec.layers,
         places=places,

@@ -6,14 +6,16 @@ from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, P
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.pipeline.heal import check_healing
-from edgepress.recipe import Recipe
+from edgepress.pipeline.plan import make_plan
+from edgepress.pipeline.reshaped import NarrowerStudent
+from edgepress.recipe import ExportTarget, Recipe
 from edgepress.recipe_order import step_name
 
 MOST_STEPS = 16
 
 
-def check_pruning(student: Student, recipe: Recipe) -> None:
-    """Refuse steps that cannot be done.
+def check_pruning(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> None:
+    """Refuse steps that cannot be done, and a width that a format or an export cannot hold.
 
     Raises:
         InputError: a width that is no multiple, nothing left of a layer, a text or loss to heal by that does not fit,
@@ -32,6 +34,17 @@ def check_pruning(student: Student, recipe: Recipe) -> None:
             _check_sparsity(student, step, recipe)
         else:
             _check_units(student, step)
+    if hidden < student.spec.hidden:
+        _check_narrower(student, hidden, recipe, targets)
+
+
+def _check_narrower(student: Student, hidden: int, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> None:
+    """Plan with the width that will be. What an export holds may hang on heads that are still to go."""
+    heads_go = any(isinstance(step, PruneHeads) for step in recipe.pruning)
+    try:
+        make_plan(NarrowerStudent(student, hidden), recipe, () if heads_go else targets, final=False)
+    except InputError as error:
+        raise InputError(f"with the {hidden} channels that prune_hidden leaves: {error}") from error
 
 
 def _left_of_depth(depth: int, step: PruneLayers) -> int:

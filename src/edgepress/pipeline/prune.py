@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.families import LINEARS, layer_name
-from edgepress.artifact.hf_config import with_shapes
+from edgepress.artifact.hf_config import loads_in_transformers, with_shapes
 from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
@@ -48,7 +48,7 @@ def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, .
         InputError: as :func:`check_pruning`, or something that no plan can be made of.
     """
     check_trimming(student, recipe)
-    check_pruning(student, recipe)
+    check_pruning(student, recipe, targets)
     if recipe.trimming or any(not isinstance(step, Sparsify) for step in recipe.pruning):
         say("note: sizes and memory are those before pruning")
     return make_plan(student, recipe, targets, final=not recipe.reshapes)
@@ -114,6 +114,7 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
     from edgepress.compress.prune.depth import can_repair, choose_layers, drop_layers
     from edgepress.compress.prune.hidden import prune_hidden
     from edgepress.compress.prune.layers import prune_widths
+    from edgepress.compress.prune.parts import bias_option, part_of
     from edgepress.compress.prune.sparsify import check_widths, pattern_of, write_sparse
 
     with brief_waits():
@@ -130,7 +131,8 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
         elif isinstance(step, PruneHidden):
             prune_hidden(student, step, windows, working, name=student.name)
         else:
-            bias = _held(student, student.spec.layers, recipe.export, biased=True)
+            bias = bias_option(student, part_of(step)) is not None
+            bias = bias and _held(student, student.spec.layers, recipe.export, biased=True)
             counts = _counts(student, step, windows, recipe, bias=bias)
             prune_widths(student, step, counts, windows, working, name=student.name, bias=bias)
     _state(student, CheckpointStudent(working), step)
@@ -206,7 +208,19 @@ def _state(before: Student, after: Student, step: PruneStep) -> None:
         share = f"{100 * zero_share(after):.1f} %"
         say(f"sparsify: {share} of the weights in the layers' matrices are zero; {ZEROS_ARE_READ}")
         return
-    say(f"{step_name(type(step))}: {shape_change(before, after.spec, after.parameters)}")
+    name = step_name(type(step))
+    say(f"{name}: {shape_change(before, after.spec, after.parameters)}")
+    before_type, after_type = (each.config["model_type"] for each in (before, after))
+    if before_type != after_type:
+        say(
+            f"{name}: config.json says {after_type} now, which computes the same: transformers takes no {before_type} "
+            f"model whose width ({after.spec.hidden}) is no multiple of its heads; the readers get no biases"
+        )
+    elif not loads_in_transformers(after.config):
+        say(
+            f"{name}: transformers takes no {after_type} model whose width ({after.spec.hidden}) is no multiple of its "
+            "heads; edgepress and the exports do"
+        )
 
 
 def shape_change(before: Student, spec: ModelSpec, parameters: int) -> str:

@@ -50,7 +50,7 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     with brief_waits():  # what self-written text takes depends on the processor, which torch is asked about
         plan = make_plan(student, recipe, targets, final=not recipe.reshapes)
     check_trimming(student, recipe)
-    check_pruning(student, recipe)
+    check_pruning(student, recipe, targets)
     check_disk(plan, out)
     output = Output(out)
     with output.claim():

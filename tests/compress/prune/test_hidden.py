@@ -55,7 +55,7 @@ def test_what_stays_is_solved_in_turn(family: str, count: int, tmp_path: Path) -
     found = narrowed(directory, tmp_path / "solved", WINDOWS[:count])
     chosen, direct = channels(tmp_path / "solved"), family != "gemma3"
     wanted, changes = narrowed_by_hand(directory, tmp_path / "slices", chosen, WINDOWS[:count], writers=direct)
-    assert len(chosen) == 48 and changes >= (4 if count == 48 else 2)
+    assert len(chosen) == 48 and chosen.tolist() == sorted(chosen) and changes >= (4 if count == 48 else 2)
     for index in range(found.spec.depth):
         for part in LINEARS.values():
             name = f"{LAYER.format(i=index)}{part}.weight"
@@ -100,9 +100,12 @@ def test_channels_that_carry_nothing_go_first_and_cost_nothing(family: str, tmp_
         assert float((logits(load_model(found)) - whole).abs().max()) < (2e-2 if repair else 1e-3)
 
 
+@pytest.mark.parametrize("biases", [{}, {"attention_bias": True, "mlp_bias": True}])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_the_removal_alone_is_told_by_the_shapes_of_before(family: str, tmp_path: Path) -> None:
-    source = open_student(str(make_model_dir(family, tmp_path / "student")))
+def test_the_removal_alone_is_told_by_the_shapes_of_before(
+    family: str, biases: dict[str, bool], tmp_path: Path
+) -> None:
+    source = open_student(str(make_model_dir(family, tmp_path / "student", **biases)))
     out = tmp_path / "slices"
     plain = narrowed(tmp_path / "student", out, repair=False)
     removed = read_removed(out)
@@ -143,13 +146,28 @@ def test_a_width_that_is_no_multiple_of_the_heads_is_loaded(
     own = logits(load_model(found))
     assert own.isfinite().all()
     if family == "llama" and not options:
+        assert found.config["model_type"] == "mistral" and found.config["sliding_window"] is None
         reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
         torch.testing.assert_close(logits(reloaded), own, atol=1e-4, rtol=1e-4)
 
 
 def test_how_many_channels_stay() -> None:
     assert [kept_channels(576, PruneHidden(keep=keep)) for keep in (1.0, 0.9, 0.5, 0.06)] == [576, 512, 256, 64]
-    assert kept_channels(100, PruneHidden(keep=1.0)) == 100
-    assert kept_channels(100, PruneHidden(keep=0.999)) == 100
-    with pytest.raises(InputError, match=r"keep 0.01 leaves nothing of 576 channels.*at least 0\.111"):
-        kept_channels(576, PruneHidden(keep=0.01))
+    assert [kept_channels(100, PruneHidden(keep=keep)) for keep in (1.0, 0.8)] == [100, 64]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "keep", "multiple_of", "message"),
+    [
+        (576, 0.01, 64, r"keep 0\.01 of 576 channels leaves none of them.*take keep from 0\.111 to 0\.889, or a"),
+        (576, 0.97, 64, r"keep 0\.97 of 576 channels leaves all of them.*take keep from 0\.111 to 0\.889, or a"),
+        (100, 0.99, 64, r"leaves all of them.*take keep from 0\.64 to 0\.64, or a smaller multiple_of"),
+        (64, 0.9, 256, r"leaves none of them.*take a smaller multiple_of"),
+        (64, 0.9, 64, r"leaves all of them.*take a smaller multiple_of"),
+    ],
+)
+def test_a_share_that_rounds_to_nothing_or_to_all_is_refused(
+    hidden: int, keep: float, multiple_of: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        kept_channels(hidden, PruneHidden(keep=keep, multiple_of=multiple_of))
