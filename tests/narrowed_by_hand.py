@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from refit_by_hand import load, solve_for
+from refit_by_hand import solve_for
 from torch import nn
 
 GROUPS = (
@@ -19,16 +18,20 @@ GROUPS = (
 
 
 def narrowed_by_hand(
-    whole_at: Path, narrow_at: Path, channels: np.ndarray, windows: np.ndarray, *, writers: bool = True
+    whole: nn.Module, narrow: nn.Module, channels: np.ndarray, windows: np.ndarray, *, writers: bool = True
 ) -> tuple[nn.Module, int]:
-    """The narrow model that lies at ``narrow_at``, its layers solved, and how many groups of linears were changed."""
-    whole, narrow = load(whole_at), load(narrow_at)
+    """``narrow``, its layers solved, and how many groups of linears were changed.
+
+    Readers that have other outputs than the whole model's are left as they are.
+    """
     kept, changes = torch.from_numpy(channels), 0
     for index in range(len(list(whole.get_submodule("model.layers").children()))):
         for group in GROUPS:
             if len(group) == 1 and not writers:
                 continue
             (_, outputs, stream), (inputs, own, left) = (run(m, index, group, windows) for m in (whole, narrow))
+            if len(group) > 1 and outputs.shape != own.shape:
+                continue
             if len(group) == 1:
                 missing, weights = stream[..., kept] - left, 1 / stream.square().mean(-1, keepdim=True)
             else:

@@ -1,4 +1,5 @@
-"""After channels of the residual stream are gone: what is left is solved, in closed form, for the whole model.
+"""After channels of the residual stream, neurons or heads are gone: what is left is solved, in closed form, for the
+whole model.
 
 The whole model's stream is s°, that of the narrow one is s, and C are the channels that it has. Layer by layer, each
 on the inputs that those before it leave by then:
@@ -10,6 +11,8 @@ both linear regressions with a ridge that pulls towards the slices of the weight
 (``ridge``). A reader gets back what the missing channels told it as far as the others tell it too; a writer makes up
 for what those before it did wrong. A head of its own is solved like a reader, with the whole model's norm n° written
 as a linear function of n: W' = W° (S + Δ), S the choice of channels. A head that is the embedding stays as it is.
+
+What makes neurons or heads of which some are gone is left as it is: the whole model has others beside them.
 
 Source: the reconstruction of layers after width pruning, as in ``refit`` and ``obs``; for this axis it is our own
 choice. Where the stream takes a linear's output through a norm (gemma3), what writes is not solved.
@@ -78,12 +81,16 @@ class NarrowWalk:
             tensors = [skeleton.read_layer(index) for skeleton in self._skeletons]
             pair = [skeleton.fill(index, own) for skeleton, own in zip(self._skeletons, tensors, strict=True)]
             for group in LINEAR_GROUPS:
-                if self._writes_directly or group[0] not in _WRITERS:
+                if self._can_solve(group, [len(own[layer_name(index, group[0])]) for own in tensors]):
                     self._solve(tensors[1], index, pair, group)
             self._advance(pair, index)
             for skeleton in self._skeletons:
                 skeleton.release(index)
             yield tensors[1]
+
+    def _can_solve(self, group: tuple[str, ...], rows: list[int]) -> bool:
+        """A writer where the stream takes its output as it is, a reader that makes all that the whole model's does."""
+        return self._writes_directly if group[0] in _WRITERS else rows[0] == rows[1]
 
     @torch.inference_mode()
     def head(self) -> Floats:

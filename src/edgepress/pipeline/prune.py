@@ -4,6 +4,7 @@ checkpoint, the next one's student. The last is what gets quantized.
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from edgepress.recipe import TARGETS, ExportTarget, Recipe
 from edgepress.recipe_order import step_name
 
 Windows = NDArray[np.int32]
+_FIRST = "first"  # a width step's model, before it is solved as a whole
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
 _HEALED_VERSION = 2
 ZEROS_ARE_READ = (
@@ -113,7 +115,6 @@ def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
     from edgepress.compress.prune.depth import can_repair, choose_layers, drop_layers
     from edgepress.compress.prune.hidden import prune_hidden
-    from edgepress.compress.prune.layers import prune_widths
     from edgepress.compress.prune.parts import bias_option, part_of
     from edgepress.compress.prune.sparsify import check_widths, pattern_of, write_sparse
 
@@ -134,8 +135,29 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
             bias = bias_option(student, part_of(step)) is not None
             bias = bias and _held(student, student.spec.layers, recipe.export, biased=True)
             counts = _counts(student, step, windows, recipe, bias=bias)
-            prune_widths(student, step, counts, windows, working, name=student.name, bias=bias)
+            _narrow(student, step, counts, windows, working, bias=bias)
     _state(student, CheckpointStudent(working), step)
+
+
+def _narrow(
+    student: Student, step: PruneFfn | PruneHeads, counts: list[int], windows: Windows, working: Path, *, bias: bool
+) -> None:
+    """Remove units; where what stays is solved, all layers are once more, for what their sum has lost. Not where the
+    stream takes what they write through norms: readers alone may lose by it.
+    """
+    from edgepress.compress.prune.depth import can_repair
+    from edgepress.compress.prune.layers import prune_widths
+    from edgepress.compress.prune.restore import restore
+
+    own_repair = step.method == "flap"
+    if not step.repair or own_repair or not can_repair(student):
+        prune_widths(student, step, counts, windows, working, name=student.name, bias=bias)
+        return
+    first = working / _FIRST
+    first.mkdir()
+    prune_widths(student, step, counts, windows, first, name=student.name, bias=bias)
+    restore(student, first, windows, working, name=student.name)
+    shutil.rmtree(first)
 
 
 def _counts(

@@ -54,7 +54,8 @@ def test_what_stays_is_solved_in_turn(family: str, count: int, tmp_path: Path) -
     slices = narrowed(directory, tmp_path / "slices", WINDOWS[:count], repair=False)
     found = narrowed(directory, tmp_path / "solved", WINDOWS[:count])
     chosen, direct = channels(tmp_path / "solved"), family != "gemma3"
-    wanted, changes = narrowed_by_hand(directory, tmp_path / "slices", chosen, WINDOWS[:count], writers=direct)
+    models = load(directory), load(tmp_path / "slices")
+    wanted, changes = narrowed_by_hand(*models, chosen, WINDOWS[:count], writers=direct)
     assert len(chosen) == 48 and chosen.tolist() == sorted(chosen) and changes >= (4 if count == 48 else 2)
     for index in range(found.spec.depth):
         for part in LINEARS.values():
