@@ -22,7 +22,8 @@ class PruneFfn(
     keep        share of the neurons of all layers that stays
     method      obs: those whose loss the others can best make up for. flap, wanda_sp, activation, magnitude: the
                 published scores, to compare with
-    repair      solve what stays for the original's outputs; with flap, put the mean of what is gone into a bias
+    repair      solve what stays for the original's outputs, then all layers for the original's residual stream; with
+                flap, put the mean of what is gone into a bias
     widths      per_layer: the layers share the budget by what each loses. uniform: all get the same width. auto:
                 per_layer where every export target can hold such a model
     multiple_of widths are multiples of this: 32 for the 32-blocks, 64 for TensorRT, 256 for the K formats
@@ -71,8 +72,7 @@ class PruneHidden(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="prune_hidden"
 ):
     """Remove channels of the residual stream: the width of the embedding, of every norm, and of one side of every
-    matrix. Those go that the norms' outputs have least of. A model loses more by it than by anything else at the same
-    number of parameters, so it wants a distill step behind it.
+    matrix. Those go that the norms' outputs have least of. It costs much, so it wants a distill step behind it.
 
     keep        share of the channels that stays
     repair      solve what stays: what reads the stream for the whole model's products, what writes into it for the
