@@ -58,7 +58,8 @@ def torch_pruned(student: Student, method: str, ratio: float, windows: NDArray[n
     model = load_model(student)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    model.config.use_cache = False  # its tracer wants tensors
+    model.config.use_cache = False  # its tracer wants tensors, and to see keys repeated for their query heads
+    model.set_attn_implementation("eager")
     importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
     if method == "taylor":
         importance = tp.importance.GroupTaylorImportance(group_reduction="mean")
