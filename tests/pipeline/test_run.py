@@ -18,7 +18,7 @@ from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError, ParityError
 from edgepress.export.gguf import layout
-from edgepress.pipeline.plan import predict_files
+from edgepress.pipeline.targets import predict_files
 from edgepress.recipe import Bench, ExportTarget, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_core")

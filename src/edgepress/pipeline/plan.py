@@ -13,7 +13,6 @@ import msgspec
 from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan
-from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
 from edgepress.compress.calibrate.tokens import check_calibration, require_file
 from edgepress.compress.prune.config import PruneFfn, PruneHeads
 from edgepress.compress.quantize.assign import Assignment, assign_formats, free_choices
@@ -27,6 +26,7 @@ from edgepress.pipeline.costs import token_time_limit
 from edgepress.pipeline.measure import text_windows
 from edgepress.pipeline.memory import peak_memory
 from edgepress.pipeline.overlap import check_recipe_texts
+from edgepress.pipeline.targets import check_gpus, check_support, predict_files
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.llamacpp_quantize import check_quantizer
 
@@ -192,58 +192,6 @@ def _check_tensorrt(recipe: Recipe, targets: tuple[ExportTarget, ...]) -> None:
     context, evaluated = recipe.tensorrt.context, recipe.evaluate.context if recipe.evaluate else 0
     if "tensorrt" in targets and context is not None and context < evaluated:
         raise InputError(f"tensorrt.context: {context} tokens are fewer than evaluate.context, {evaluated}")
-
-
-def check_gpus(model: ModelPlan, names: tuple[str, ...]) -> tuple[str, ...]:
-    """GPUs to build TensorRT engines for → compute capabilities, each once.
-
-    Raises:
-        InputError: an unknown one, one that cannot be built for here or compute with the model, or no TensorRT-RTX.
-    """
-    if not names:
-        return ()
-    from edgepress.export.tensorrt.engine import check_targets, resolve_targets
-
-    capabilities = resolve_targets(list(names))
-    check_targets(model, capabilities)
-    return capabilities
-
-
-def predict_files(model: ModelPlan, target: ExportTarget, options: TensorrtOptions = DEFAULTS) -> dict[str, int]:
-    """Exact bytes of every file of an export, by path below the output directory; refuses what cannot be exported."""
-    check_support(model, target)
-    if target == "gguf":
-        from edgepress.export.gguf.writer import predict_gguf_bytes
-
-        return {"gguf/model.gguf": predict_gguf_bytes(model)}
-    if target == "tensorrt":
-        from edgepress.export.tensorrt.writer import predict_tensorrt_bytes
-
-        return {f"tensorrt/{name}": size for name, size in predict_tensorrt_bytes(model, options).items()}
-    from edgepress.export.onnx.writer import predict_onnx_bytes
-
-    return {f"onnx/{name}": size for name, size in predict_onnx_bytes(model).items()}
-
-
-def check_support(model: ModelPlan, target: ExportTarget) -> None:
-    """Refuse what a target cannot hold.
-
-    Raises:
-        InputError: which tensor, and what could be instead.
-    """
-    if target == "gguf":
-        from edgepress.export.gguf.support import check_gguf_support
-
-        check_gguf_support(model)
-        return
-    if target == "tensorrt":
-        from edgepress.export.tensorrt.support import check_tensorrt_support
-
-        check_tensorrt_support(model)
-        return
-    from edgepress.export.onnx.support import check_onnx_support
-
-    check_onnx_support(model)
 
 
 def _compare_bytes(student: Student, recipe: Recipe) -> int:

@@ -26,8 +26,9 @@ from edgepress.compress.search.records import COSTS_FILE, Allocation, read_alloc
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.budget import SOLVES_FOR_A_BOUND, format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
-from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration, predict_files
+from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration
 from edgepress.pipeline.solve import Text, Windows, Work, calibration_text
+from edgepress.pipeline.targets import predict_files
 from edgepress.progress import say
 from edgepress.recipe import Recipe
 

@@ -8,29 +8,25 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.families import LINEARS, layer_name
-from edgepress.artifact.hf_config import loads_in_transformers, with_shapes
-from edgepress.artifact.plan import ModelPlan, TensorPlan
-from edgepress.artifact.spec import LayerSpec, ModelSpec
+from edgepress.artifact.hf_config import loads_in_transformers
+from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
 from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, PruneLayers, PruneStep, Sparsify
 from edgepress.compress.student.checkpoint import CheckpointStudent
-from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
-from edgepress.errors import InputError
 from edgepress.pipeline.check_pruning import MOST_STEPS, check_pruning
 from edgepress.pipeline.heal import heal, healing_digest, what_healed
-from edgepress.pipeline.plan import RunPlan, check_support, make_plan
+from edgepress.pipeline.held_shapes import is_held, require_unlike_held, unlike
+from edgepress.pipeline.plan import RunPlan, make_plan
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.trim import check_trimming, trimmed_student
 from edgepress.progress import say
-from edgepress.recipe import TARGETS, ExportTarget, Recipe
+from edgepress.recipe import ExportTarget, Recipe
 from edgepress.recipe_order import step_name
 
 Windows = NDArray[np.int32]
@@ -133,7 +129,7 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
             prune_hidden(student, step, windows, working, name=student.name)
         else:
             bias = bias_option(student, part_of(step)) is not None
-            bias = bias and _held(student, student.spec.layers, recipe.export, biased=True)
+            bias = bias and is_held(student, student.spec.layers, recipe.export, biased=True)
             counts = _counts(student, step, windows, recipe, bias=bias)
             _narrow(student, step, counts, windows, working, bias=bias)
     _state(student, CheckpointStudent(working), step)
@@ -170,56 +166,14 @@ def _counts(
 
     units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
     even = uniform_counts(units, step.keep, step_name(type(step)))
-    apart = _held(student, _unlike(student), recipe.export, biased=False)
+    apart = is_held(student, unlike(student), recipe.export, biased=False)
     if step.widths == "per_layer" and not apart:
-        _require_held(student, recipe.export)
+        require_unlike_held(student, recipe.export)
     if step.widths == "uniform" or not apart or step.keep == 1:
         return even
     least = [least_units(layer, step.keep) for layer in units]
     losses = layer_losses(student, step, windows, least, intercept=bias, seed=recipe.calibration.seed)
     return allocated_counts(units, losses, sum(even))
-
-
-def _unlike(student: Student) -> tuple[LayerSpec, ...]:
-    """Layers that differ, as pruning would leave them."""
-    first, *others = student.spec.layers
-    wider = msgspec.structs.replace(first, ffn=first.ffn * 2)
-    return (wider, *others)
-
-
-def _held(student: Student, layers: tuple[LayerSpec, ...], targets: tuple[ExportTarget, ...], *, biased: bool) -> bool:
-    """Whether all targets can hold layers of these shapes, or biases in them."""
-    plan = _float_plan(student, layers, biased=biased)
-    return all(_refusal(plan, target) is None for target in targets)
-
-
-def _require_held(student: Student, targets: tuple[ExportTarget, ...]) -> None:
-    plan = _float_plan(student, _unlike(student), biased=False)
-    refusals = {target: refusal for target in TARGETS if (refusal := _refusal(plan, target)) is not None}
-    held = ", ".join(target for target in TARGETS if target not in refusals)
-    for target in targets:
-        if target in refusals:
-            raise InputError(f"widths: per_layer: {refusals[target]} (targets that hold it: {held or 'none'})")
-
-
-def _refusal(plan: ModelPlan, target: ExportTarget) -> str | None:
-    try:
-        check_support(plan, target)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def _float_plan(student: Student, layers: tuple[LayerSpec, ...], *, biased: bool) -> ModelPlan:
-    """A float32 model with layers of these shapes, and with biases behind its reading linears."""
-    spec = msgspec.structs.replace(student.spec, layers=layers)
-    config = with_shapes(student.config | {"tie_word_embeddings": spec.tied}, layers, spec.head_dim)
-    shapes = expected_shapes(spec, config)
-    if biased:
-        for role in ("attn_output", "ffn_down"):
-            shapes |= {layer_name(i, LINEARS[role], "bias"): (spec.hidden,) for i in range(spec.depth)}
-    tensors = tuple(TensorPlan(name=name, shape=shape, format="f32") for name, shape in shapes.items())
-    return ModelPlan(name="", spec=spec, config=config, tokenizer_dir=student.tokenizer_dir, tensors=tensors)
 
 
 def _state(before: Student, after: Student, step: PruneStep) -> None:

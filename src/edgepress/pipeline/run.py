@@ -20,18 +20,11 @@ from edgepress.compress.student.student import Student
 from edgepress.errors import BudgetNotMetError, InputError, ParityError
 from edgepress.export.parity import ParityReference, check_logits, parity_reference
 from edgepress.pipeline.check_pruning import check_pruning
-from edgepress.pipeline.plan import (
-    RunPlan,
-    budget_target,
-    check_disk,
-    check_gpus,
-    make_plan,
-    needs_calibration,
-    predict_files,
-)
+from edgepress.pipeline.plan import RunPlan, budget_target, check_disk, make_plan, needs_calibration
 from edgepress.pipeline.press import press
 from edgepress.pipeline.prune import ZEROS_ARE_READ, healed, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
+from edgepress.pipeline.targets import check_gpus, predict_files
 from edgepress.pipeline.trim import check_trimming, trim, trimmed_student, what_trimming_did
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
