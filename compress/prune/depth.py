@@ -8,7 +8,6 @@ of least influence, the one whose loss costs the least true divergence goes, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 
@@ -16,14 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.checkpoint import CheckpointWriter
-from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LAYER
 from edgepress.artifact.hf_config import with_shapes
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Skeleton
-from edgepress.compress.prune.refit import Tensors, refit
-from edgepress.compress.prune.removed import Removed, write_removed
-from edgepress.compress.quantize.layers import copy_tokenizer
+from edgepress.compress.prune.removed import Removed
+from edgepress.compress.prune.stage import StageWriter, ends_of, layers_of
 from edgepress.compress.search.divergence import Divergence
 from edgepress.errors import InputError
 from edgepress.progress import progress, say
@@ -88,55 +84,23 @@ def choose_layers(source: WeightSource, drop: int, windows: NDArray[np.int32]) -
     return sorted(gone)
 
 
-def can_repair(source: WeightSource) -> bool:
-    """Whether the linears of this model write into the residual stream directly, so that they can be solved for it."""
-    return not FAMILIES[source.spec.family].sandwich
-
-
-def drop_layers(
-    source: WeightSource, gone: list[int], directory: Path, *, name: str, repair_on: NDArray[np.int32] | None = None
-) -> None:
+def drop_layers(source: WeightSource, gone: list[int], directory: Path, *, name: str) -> None:
     """Write the model without some layers as a float32 checkpoint into ``directory``, which exists and is empty.
 
     Args:
-        source: the model; see :func:`can_repair`.
+        source: the model.
         gone: the layers without which it is written.
         directory: where the checkpoint goes.
         name: the model's name.
-        repair_on: windows, int32, (samples, length), on which the other layers are solved for the stream of the whole
-            model; None leaves them as they are.
-
-    Raises:
-        InputError: a repair of a model that cannot be repaired.
     """
-    if repair_on is not None and not can_repair(source):
-        raise InputError("prune_layers: this model normalises what its layers add; it cannot be repaired")
-    spec = source.spec
-    stays = [index for index in range(spec.depth) if index not in gone]
-    writer = CheckpointWriter(directory, shards=len(stays) + 1)
-    if repair_on is None or not gone:
-        layers, what = _as_they_are(source, stays), "prune_layers (write)"
-    else:
-        layers, what = refit(source, stays, repair_on, bfloat16=True), "prune_layers (repair)"
-    with progress(what, len(stays)) as advance:
-        for place, (index, tensors) in enumerate(zip(stays, layers, strict=True)):
-            old, new = LAYER.format(i=index), LAYER.format(i=place)
-            renamed = {new + key.removeprefix(old): values for key, values in tensors.items()}
-            writer.write_shard(renamed, dict.fromkeys(renamed, "f32"))
-            advance(1)
-    rest = {key: source.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in source.names}
-    writer.write_shard(rest, dict.fromkeys(rest, "f32"))
-    copy_tokenizer(source.tokenizer_dir, directory)
-    write_removed(Removed(layers=tuple(gone)), directory)
+    spec, removed = source.spec, Removed(layers=tuple(gone))
+    stays = removed.kept_layers(spec.depth)
+    writer = StageWriter(directory, len(stays))
+    writer.write_layers(layers_of(source, stays), "prune_layers (write)")
     shapes = [spec.layers[index] for index in stays]
     config = with_shapes(source.config | {"tie_word_embeddings": spec.tied}, shapes, spec.head_dim)
     if any(layer.window for layer in spec.layers):  # otherwise a rule by the layer's place would say
         config["layer_types"] = ["sliding_attention" if layer.window else "full_attention" for layer in shapes]
     elif config.get("layer_types"):
         config["layer_types"] = ["full_attention"] * len(stays)
-    writer.finish(config, name)
-
-
-def _as_they_are(source: WeightSource, stays: list[int]) -> Iterator[Tensors]:
-    for index in stays:
-        yield {name: source.read(name) for name in source.names if name.startswith(LAYER.format(i=index))}
+    writer.finish(ends_of(source), source.tokenizer_dir, removed, config, name)

@@ -2,30 +2,26 @@
 
 Which: those of least Σ over the norms before attention, feed-forward and head of mean |norm(x)| on calibration text
 (Minitron, arXiv 2407.14679). How the slices are taken, and what becomes of the norms' gains, is weight selection's
-(``distill.weight_selection``); what stays is then solved for the whole model (``narrow``).
+(``distill.weight_selection``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.checkpoint import CheckpointWriter
-from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LAYER, layer_name
+from edgepress.artifact.families import FAMILIES, FINAL_NORM, layer_name
 from edgepress.artifact.hf_config import model_spec, with_shapes
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.distill.channel_statistics import ChannelStatistics, channel_statistics
 from edgepress.compress.distill.smaller import Size
 from edgepress.compress.distill.weight_selection import SelectedWeights, share_of_squares
 from edgepress.compress.prune.config import PruneHidden
-from edgepress.compress.prune.narrow import NarrowWalk, Tensors
-from edgepress.compress.prune.removed import Removed, write_removed
-from edgepress.compress.quantize.layers import copy_tokenizer
+from edgepress.compress.prune.removed import Removed
+from edgepress.compress.prune.stage import StageWriter, ends_of, layers_of
 from edgepress.errors import InputError
-from edgepress.progress import progress
 
 
 def kept_channels(hidden: int, step: PruneHidden) -> int:
@@ -70,26 +66,11 @@ def prune_hidden(
     """
     statistics = channel_statistics(source, windows)
     narrow = narrow_weights(source, kept_channels(source.spec.hidden, step), statistics)
-    channels = narrow.selection.hidden
-    walk = NarrowWalk(source, narrow, channels, windows, bfloat16=True) if step.repair else None
-    writer = CheckpointWriter(directory, shards=source.spec.depth + 1)
-    layers = _as_they_are(narrow) if walk is None else walk.layers()
-    with progress("prune_hidden", source.spec.depth) as advance:
-        for tensors in layers:
-            writer.write_shard(tensors, dict.fromkeys(tensors, "f32"))
-            advance(1)
-    rest = {key: narrow.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in narrow.names}
-    if walk is not None and HEAD in rest:
-        rest[HEAD] = walk.head()
-    writer.write_shard(rest, dict.fromkeys(rest, "f32"))
-    copy_tokenizer(source.tokenizer_dir, directory)
-    write_removed(Removed(channels=tuple(channels.tolist()), rescaled=_rescaled(source, narrow, statistics)), directory)
-    writer.finish(narrow.config, name)
-
-
-def _as_they_are(narrow: SelectedWeights) -> Iterator[Tensors]:
-    for index in range(narrow.spec.depth):
-        yield {key: narrow.read(key) for key in narrow.names if key.startswith(LAYER.format(i=index))}
+    writer = StageWriter(directory, source.spec.depth)
+    writer.write_layers(layers_of(narrow, range(narrow.spec.depth)), "prune_hidden")
+    channels = tuple(narrow.selection.hidden.tolist())
+    removed = Removed(channels=channels, rescaled=_rescaled(source, narrow, statistics))
+    writer.finish(ends_of(narrow), source.tokenizer_dir, removed, narrow.config, name)
 
 
 def _rescaled(source: WeightSource, narrow: SelectedWeights, statistics: ChannelStatistics) -> dict[str, float]:

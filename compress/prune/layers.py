@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.checkpoint import CheckpointWriter
-from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD, LAYER, LINEARS, layer_name
+from edgepress.artifact.families import LINEARS, layer_name
 from edgepress.artifact.hf_config import with_shapes
-from edgepress.artifact.spec import LayerSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.pair_walk import PairVisit, PairWalk
 from edgepress.compress.prune.losses import find_path
@@ -31,9 +29,8 @@ from edgepress.compress.prune.parts import (
     part_of,
     pruned_shape,
 )
-from edgepress.compress.prune.removed import Removed, write_removed
-from edgepress.compress.quantize.layers import copy_tokenizer
-from edgepress.progress import progress
+from edgepress.compress.prune.removed import Removed
+from edgepress.compress.prune.stage import StageWriter, ends_of, layers_of
 
 Floats = NDArray[np.float32]
 
@@ -61,30 +58,18 @@ def prune_widths(
     """
     spec, units = source.spec, [layer_units(step, source.spec, layer) for layer in source.spec.layers]
     bias = bias and bias_option(source, part_of(step)) is not None and step.repair
-    writer = CheckpointWriter(directory, shards=spec.depth + 1)
-    shapes: list[LayerSpec] = []
+    writer = StageWriter(directory, spec.depth)
     unchanged = counts == [each.count for each in units]
     stays: list[NDArray[np.intp]] = []  # columns of the reader, layer by layer
-    shards = _unchanged(source) if unchanged else _walk(source, step, counts, windows, stays, bias=bias)
-    with progress(f"prune ({step.method})", spec.depth) as advance:
-        for index, tensors in enumerate(shards):
-            writer.write_shard(tensors, dict.fromkeys(tensors, "f32"))
-            shapes.append(pruned_shape(step, spec.layers[index], counts[index]))
-            advance(1)
-    rest = {key: source.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in source.names}
-    writer.write_shard(rest, dict.fromkeys(rest, "f32"))
-    copy_tokenizer(source.tokenizer_dir, directory)
+    walk = _walk(source, step, counts, windows, stays, bias=bias)
+    writer.write_layers(layers_of(source, range(spec.depth)) if unchanged else walk, f"prune ({step.method})")
     kept = [tuple(columns.tolist()) for columns in stays]
-    write_removed(Removed(reader=part_of(step).reader, columns=tuple(kept)) if kept else Removed(), directory)
+    removed = Removed(reader=part_of(step).reader, columns=tuple(kept)) if kept else Removed()
     option = bias_option(source, part_of(step))
     given = {option: True} if bias and not unchanged and option else {}
-    config = source.config | {"tie_word_embeddings": spec.tied} | given
-    writer.finish(with_shapes(config, shapes, spec.head_dim), name)
-
-
-def _unchanged(source: WeightSource) -> Iterator[Tensors]:
-    for index in range(source.spec.depth):
-        yield {name: source.read(name) for name in source.names if name.startswith(LAYER.format(i=index))}
+    shapes = [pruned_shape(step, layer, count) for layer, count in zip(spec.layers, counts, strict=True)]
+    config = with_shapes(source.config | {"tie_word_embeddings": spec.tied} | given, shapes, spec.head_dim)
+    writer.finish(ends_of(source), source.tokenizer_dir, removed, config, name)
 
 
 def _walk(

@@ -74,18 +74,24 @@ def test_models_whose_class_has_no_biases_get_none(tmp_path: Path) -> None:
             "qwen2",
             HALF,
             "f16",
-            r"with the 32 channels that prune_hidden leaves: .*4 heads of 16 are not",
+            r"with the shape that pruning leaves \(32 channels\): .*4 heads of 16 are not",
+        ),
+        (
+            "qwen2",
+            PruneHeads(keep=0.5),
+            "f16",
+            r"with the shape that pruning leaves \(2/2 heads\): .*2 heads of 16 are not",
         ),
         (
             "llama",
             PruneHidden(keep=0.6, multiple_of=2),
             "q4_0",
-            r"with the 38 channels.*q8_0's block of 32",
+            r"with the shape that pruning leaves \(38 channels\): .*q8_0's block of 32",
         ),
     ],
 )
-def test_a_width_that_an_export_or_a_format_cannot_hold_is_refused_before_any_work(
-    family: str, step: PruneHidden, format: str, message: str, tmp_path: Path
+def test_a_shape_that_an_export_or_a_format_cannot_hold_is_refused_before_any_work(
+    family: str, step: PruneHidden | PruneHeads, format: str, message: str, tmp_path: Path
 ) -> None:
     source = make_model_dir(family, tmp_path / "student")
     asked = recipe(step, quantize=QuantizeStep(solver="nearest", format=format, embedding="q8_0"))
@@ -94,6 +100,26 @@ def test_a_width_that_an_export_or_a_format_cannot_hold_is_refused_before_any_wo
     with pytest.raises(InputError, match=message):
         press(source, tmp_path / "out", asked)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_tells_the_sizes_behind_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To the byte where all layers lose alike and nothing is solved."""
+    source = make_model_dir("llama", tmp_path / "student", num_hidden_layers=3)
+    steps = (
+        PruneHidden(keep=0.5, multiple_of=32, repair=False),
+        PruneFfn(keep=0.5, widths="uniform", repair=False),
+        PruneHeads(keep=0.5, widths="uniform", repair=False),
+        PruneLayers(drop=1, repair=False),
+    )
+    asked = recipe(*steps, quantize=QuantizeStep(solver="nearest", format="q4_0"))
+    student = open_student(str(source))
+    plan = plan_before(student, asked, ("gguf",))
+    said = capsys.readouterr().err
+    parameters = f"{student.parameters / 1e6:.1f} M → {plan.model.parameters / 1e6:.1f} M parameters"
+    assert parameters in said and plan.peak_memory_bytes >= plan_before(student, recipe(), ("gguf",)).peak_memory_bytes
+    press(source, tmp_path / "out", asked)
+    assert plan.files == {"gguf/model.gguf": (tmp_path / "out" / "gguf" / "model.gguf").stat().st_size}
+    assert plan.model.spec == Checkpoint(tmp_path / "out" / "checkpoint").spec
 
 
 def test_what_transformers_will_not_load_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, PruneLayers, Sparsify
+from edgepress.artifact.spec import ModelSpec
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, Sparsify
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.pipeline.heal import check_healing
+from edgepress.pipeline.held_shapes import is_held, require_unlike_held, unlike
 from edgepress.pipeline.plan import make_plan
-from edgepress.pipeline.reshaped import NarrowerStudent
+from edgepress.pipeline.reshaped import ReshapedStudent, shape_after
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.recipe_order import step_name
 
@@ -15,7 +17,7 @@ MOST_STEPS = 16
 
 
 def check_pruning(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> None:
-    """Refuse steps that cannot be done, and a width that a format or an export cannot hold.
+    """Refuse steps that cannot be done, and shapes that a format or an export cannot hold.
 
     Raises:
         InputError: a width that is no multiple, nothing left of a layer, a text or loss to heal by that does not fit,
@@ -24,60 +26,43 @@ def check_pruning(student: Student, recipe: Recipe, targets: tuple[ExportTarget,
     if len(recipe.before_quantize) > MOST_STEPS:
         raise InputError(f"compress: {len(recipe.before_quantize)} steps before quantize; at most {MOST_STEPS}")
     check_healing(student, recipe)
-    depth, hidden = student.spec.depth, student.spec.hidden
+    spec = student.spec
     for step in recipe.pruning:
-        if isinstance(step, PruneLayers):
-            depth = _left_of_depth(depth, step)
-        elif isinstance(step, PruneHidden):
-            hidden = _left_of_width(hidden, step)
-        elif isinstance(step, Sparsify):
-            _check_sparsity(student, step, recipe)
-        else:
-            _check_units(student, step)
-    if hidden < student.spec.hidden:
-        _check_narrower(student, hidden, recipe, targets)
+        if isinstance(step, Sparsify):
+            _check_sparsity(spec, step, recipe)
+        spec = shape_after(step, spec)
+        unlike_wanted = isinstance(step, PruneFfn | PruneHeads) and step.widths == "per_layer"
+        if unlike_wanted and not is_held(student, unlike(student), recipe.export, biased=False):
+            require_unlike_held(student, recipe.export)
+    if spec != student.spec:
+        try:
+            make_plan(ReshapedStudent(student, spec), recipe, targets, final=False)
+        except InputError as error:
+            raise InputError(
+                f"with the shape that pruning leaves ({_in_words(student.spec, spec)}): {error}"
+            ) from error
 
 
-def _check_narrower(student: Student, hidden: int, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> None:
-    """Plan with the width that will be. What an export holds may hang on heads that are still to go."""
-    heads_go = any(isinstance(step, PruneHeads) for step in recipe.pruning)
-    try:
-        make_plan(NarrowerStudent(student, hidden), recipe, () if heads_go else targets, final=False)
-    except InputError as error:
-        raise InputError(f"with the {hidden} channels that prune_hidden leaves: {error}") from error
+def _in_words(before: ModelSpec, after: ModelSpec) -> str:
+    """What differs, with all layers alike."""
+    first, shape = before.layers[0], after.layers[0]
+    parts = [
+        f"{after.hidden} channels" if after.hidden != before.hidden else "",
+        f"{after.depth} layers" if after.depth != before.depth else "",
+        f"feed-forward {shape.ffn} wide" if shape.ffn != first.ffn else "",
+        f"{shape.heads}/{shape.kv_heads} heads"
+        if (shape.heads, shape.kv_heads) != (first.heads, first.kv_heads)
+        else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
-def _left_of_depth(depth: int, step: PruneLayers) -> int:
-    if step.drop >= depth:
-        raise InputError(f"prune_layers: drop {step.drop} of {depth} layers; one has to stay")
-    return depth - step.drop
-
-
-def _left_of_width(hidden: int, step: PruneHidden) -> int:
-    from edgepress.compress.prune.hidden import kept_channels  # brings torch with it
-
-    return kept_channels(hidden, step)
-
-
-def _check_units(student: Student, step: PruneFfn | PruneHeads) -> None:
-    """Widths that divide, and something left of every layer."""
-    from edgepress.compress.prune.parts import layer_units  # brings torch with it
-    from edgepress.compress.prune.widths import uniform_counts
-
-    if isinstance(step, PruneFfn):
-        widths = {layer.ffn for layer in student.spec.layers}
-        if step.keep < 1 and (odd := [width for width in widths if width % step.multiple_of]):
-            raise InputError(f"prune_ffn: multiple_of {step.multiple_of} does not divide the width {odd[0]}")
-    units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
-    uniform_counts(units, step.keep, step_name(type(step)))
-
-
-def _check_sparsity(student: Student, step: Sparsify, recipe: Recipe) -> None:
+def _check_sparsity(spec: ModelSpec, step: Sparsify, recipe: Recipe) -> None:
     """Widths that divide into the pattern's groups, and steps before that leave such."""
     from edgepress.compress.prune.sparsify import check_widths, pattern_of
 
     pattern = pattern_of(step)
-    check_widths(student.spec, pattern)
+    check_widths(spec, pattern)
     for other in recipe.pruning:
         if isinstance(other, PruneFfn | PruneHidden) and pattern.of and other.multiple_of % pattern.of:
             raise InputError(

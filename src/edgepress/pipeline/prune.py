@@ -8,6 +8,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +22,9 @@ from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.check_pruning import MOST_STEPS, check_pruning
 from edgepress.pipeline.heal import heal, healing_digest, what_healed
-from edgepress.pipeline.held_shapes import is_held, require_unlike_held, unlike
+from edgepress.pipeline.held_shapes import is_held, unlike
 from edgepress.pipeline.plan import RunPlan, make_plan
+from edgepress.pipeline.reshaped import reshaped
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.trim import check_trimming, trimmed_student
 from edgepress.progress import say
@@ -30,7 +32,7 @@ from edgepress.recipe import ExportTarget, Recipe
 from edgepress.recipe_order import step_name
 
 Windows = NDArray[np.int32]
-_FIRST = "first"  # a width step's model, before it is solved as a whole
+_FIRST = "first"  # a step's model, before it is solved for the whole one
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
 _HEALED_VERSION = 2
 ZEROS_ARE_READ = (
@@ -40,16 +42,26 @@ ZEROS_ARE_READ = (
 
 
 def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
-    """The plan of a dry run: of the student as it came in, since shapes are known when pruning has chosen them.
+    """The plan of a dry run. Files are those of the shapes that pruning leaves where all layers lose alike; the memory
+    is what the student takes as it came in.
 
     Raises:
         InputError: as :func:`check_pruning`, or something that no plan can be made of.
     """
     check_trimming(student, recipe)
     check_pruning(student, recipe, targets)
-    if recipe.trimming or any(not isinstance(step, Sparsify) for step in recipe.pruning):
-        say("note: sizes and memory are those before pruning")
-    return make_plan(student, recipe, targets, final=not recipe.reshapes)
+    if recipe.trimming:
+        say("note: sizes are those with the whole vocabulary; what it becomes is known when the text has been read")
+    plan = make_plan(student, recipe, targets, final=not recipe.reshapes)
+    if (smaller := reshaped(student, recipe)) is student:
+        return plan
+    say(
+        f"note: sizes are those behind pruning ({student.parameters / 1e6:.1f} M → {smaller.parameters / 1e6:.1f} M "
+        "parameters), all layers losing alike; widths chosen by layer, and biases of the repair, change them a little"
+    )
+    after = make_plan(smaller, recipe, targets, final=False)
+    most = max(plan.peak_memory_bytes, after.peak_memory_bytes)
+    return msgspec.structs.replace(after, peak_memory_bytes=most, stage_bytes=plan.stage_bytes)
 
 
 def prune(student: Student, recipe: Recipe, output: Output) -> Student:
@@ -63,7 +75,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     original = student  # writes the calibration text and teaches: better than what is left of it
     steps = recipe.before_quantize
     if steps:
-        key = stage_key("prune", 1, student.digest(), calibration_digest(recipe.calibration), student.name)
+        key = stage_key("prune", 2, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(steps, start=1):
         later = [name for behind in range(place + 1, MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
@@ -109,51 +121,56 @@ def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
 
 
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
-    from edgepress.compress.prune.depth import can_repair, choose_layers, drop_layers
-    from edgepress.compress.prune.hidden import prune_hidden
-    from edgepress.compress.prune.parts import bias_option, part_of
-    from edgepress.compress.prune.sparsify import check_widths, pattern_of, write_sparse
+    from edgepress.compress.prune.repair import repair
 
     with brief_waits():
         windows = calibration_windows(writer, recipe.calibration)
-        if isinstance(step, Sparsify):
-            check_widths(student.spec, pattern_of(step))
-            write_sparse(student, step, windows, working, name=student.name)
-        elif isinstance(step, PruneLayers):
-            if (repair := step.repair) and not can_repair(student):
-                say("prune_layers: this model normalises what its layers add, so what stays cannot be repaired")
-                repair = False
-            gone = choose_layers(student, step.drop, windows)
-            drop_layers(student, gone, working, name=student.name, repair_on=windows if repair else None)
-        elif isinstance(step, PruneHidden):
-            prune_hidden(student, step, windows, working, name=student.name)
+        if _is_repaired(student, step):
+            first = working / _FIRST
+            first.mkdir()
+            _remove(student, step, recipe, windows, first)
+            repair(student, first, windows, working, name=student.name)
+            shutil.rmtree(first)
         else:
-            bias = bias_option(student, part_of(step)) is not None
-            bias = bias and is_held(student, student.spec.layers, recipe.export, biased=True)
-            counts = _counts(student, step, windows, recipe, bias=bias)
-            _narrow(student, step, counts, windows, working, bias=bias)
+            _remove(student, step, recipe, windows, working)
     _state(student, CheckpointStudent(working), step)
 
 
-def _narrow(
-    student: Student, step: PruneFfn | PruneHeads, counts: list[int], windows: Windows, working: Path, *, bias: bool
-) -> None:
-    """Remove units; where what stays is solved, all layers are once more, for what their sum has lost. Not where the
-    stream takes what they write through norms: readers alone may lose by it.
-    """
-    from edgepress.compress.prune.depth import can_repair
+def _remove(student: Student, step: PruneStep, recipe: Recipe, windows: Windows, directory: Path) -> None:
+    """Write what a step leaves, each reader of neurons or heads solved for its own layer."""
+    from edgepress.compress.prune.depth import choose_layers, drop_layers
+    from edgepress.compress.prune.hidden import prune_hidden
     from edgepress.compress.prune.layers import prune_widths
-    from edgepress.compress.prune.restore import restore
+    from edgepress.compress.prune.parts import bias_option, part_of
+    from edgepress.compress.prune.sparsify import check_widths, pattern_of, write_sparse
 
-    own_repair = step.method == "flap"
-    if not step.repair or own_repair or not can_repair(student):
-        prune_widths(student, step, counts, windows, working, name=student.name, bias=bias)
-        return
-    first = working / _FIRST
-    first.mkdir()
-    prune_widths(student, step, counts, windows, first, name=student.name, bias=bias)
-    restore(student, first, windows, working, name=student.name)
-    shutil.rmtree(first)
+    if isinstance(step, Sparsify):
+        check_widths(student.spec, pattern_of(step))
+        write_sparse(student, step, windows, directory, name=student.name)
+    elif isinstance(step, PruneLayers):
+        drop_layers(student, choose_layers(student, step.drop, windows), directory, name=student.name)
+    elif isinstance(step, PruneHidden):
+        prune_hidden(student, step, windows, directory, name=student.name)
+    else:
+        bias = bias_option(student, part_of(step)) is not None
+        bias = bias and is_held(student, student.spec.layers, recipe.export, biased=True)
+        counts = _counts(student, step, windows, recipe, bias=bias)
+        prune_widths(student, step, counts, windows, directory, name=student.name, bias=bias)
+
+
+def _is_repaired(student: Student, step: PruneStep) -> bool:
+    """Whether what a step leaves is solved for the whole model. Where the stream takes what is written into it through
+    norms, only behind prune_hidden: with nothing but readers the others may lose by it.
+    """
+    from edgepress.compress.prune.repair import writes_directly
+
+    if isinstance(step, Sparsify) or not step.repair:
+        return False
+    if isinstance(step, PruneFfn | PruneHeads) and step.method == "flap":  # has a repair of its own
+        return False
+    if isinstance(step, PruneLayers) and not writes_directly(student):
+        say("prune_layers: this model normalises what its layers add, so what stays cannot be repaired")
+    return writes_directly(student) or isinstance(step, PruneHidden)
 
 
 def _counts(
@@ -167,8 +184,6 @@ def _counts(
     units = [layer_units(step, student.spec, layer) for layer in student.spec.layers]
     even = uniform_counts(units, step.keep, step_name(type(step)))
     apart = is_held(student, unlike(student), recipe.export, biased=False)
-    if step.widths == "per_layer" and not apart:
-        require_unlike_held(student, recipe.export)
     if step.widths == "uniform" or not apart or step.keep == 1:
         return even
     least = [least_units(layer, step.keep) for layer in units]

@@ -1,26 +1,32 @@
-"""A student as a step will leave it: its shapes, without the weights, to be planned with."""
+"""A student as a recipe's steps will leave it: its shapes, without the weights, to be planned with."""
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.hf_config import model_spec, with_shapes
+from edgepress.artifact.spec import ModelSpec
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, PruneLayers, PruneStep, Sparsify
 from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import StoredTensor, Student
+from edgepress.errors import InputError
+from edgepress.recipe import Recipe
+from edgepress.recipe_order import step_name
 
 
-class NarrowerStudent(Student):
-    """With fewer channels of the residual stream."""
+class ReshapedStudent(Student):
+    """With other layers, or fewer channels of the residual stream."""
 
-    def __init__(self, student: Student, hidden: int) -> None:
-        """Take the student's layers on ``hidden`` channels."""
+    def __init__(self, student: Student, spec: ModelSpec) -> None:
+        """Take the student's weights to have the shapes of ``spec``."""
         self.name, self.source, self.notes = student.name, student.source, student.notes
-        spec = student.spec
         tied = {"tie_word_embeddings": spec.tied}
-        self.config = with_shapes(student.config | tied, spec.layers, spec.head_dim, hidden)
+        self.config = with_shapes(student.config | tied, spec.layers, spec.head_dim, spec.hidden)
         self.spec = model_spec(self.config, tied=spec.tied)
         shapes = expected_shapes(self.spec, self.config)
         self.tensors = {name: StoredTensor(shape, "F32") for name, shape in shapes.items()}
@@ -36,3 +42,46 @@ class NarrowerStudent(Student):
 
     def _files(self) -> tuple[Path, ...]:
         return self._student._files()
+
+
+def reshaped(student: Student, recipe: Recipe) -> Student:
+    """The student with the shapes that a recipe's pruning leaves, all layers losing alike; itself where none does.
+
+    Raises:
+        InputError: as :func:`shape_after`.
+    """
+    spec = reduce(lambda before, step: shape_after(step, before), recipe.pruning, student.spec)
+    return student if spec == student.spec else ReshapedStudent(student, spec)
+
+
+def shape_after(step: PruneStep, spec: ModelSpec) -> ModelSpec:
+    """The shapes that a step leaves, where all layers lose alike and the last ones are dropped.
+
+    Raises:
+        InputError: nothing would be left of something, or a width that its steps do not divide.
+    """
+    if isinstance(step, Sparsify):
+        return spec
+    if isinstance(step, PruneLayers):
+        if step.drop >= spec.depth:
+            raise InputError(f"prune_layers: drop {step.drop} of {spec.depth} layers; one has to stay")
+        return msgspec.structs.replace(spec, layers=spec.layers[: spec.depth - step.drop])
+    if isinstance(step, PruneHidden):
+        from edgepress.compress.prune.hidden import kept_channels  # brings torch with it
+
+        return msgspec.structs.replace(spec, hidden=kept_channels(spec.hidden, step))
+    return _narrower(step, spec)
+
+
+def _narrower(step: PruneFfn | PruneHeads, spec: ModelSpec) -> ModelSpec:
+    from edgepress.compress.prune.parts import layer_units, pruned_shape  # brings torch with it
+    from edgepress.compress.prune.widths import uniform_counts
+
+    if isinstance(step, PruneFfn) and step.keep < 1:
+        odd = [layer.ffn for layer in spec.layers if layer.ffn % step.multiple_of]
+        if odd:
+            raise InputError(f"prune_ffn: multiple_of {step.multiple_of} does not divide the width {odd[0]}")
+    units = [layer_units(step, spec, layer) for layer in spec.layers]
+    counts = uniform_counts(units, step.keep, step_name(type(step)))
+    layers = tuple(pruned_shape(step, layer, count) for layer, count in zip(spec.layers, counts, strict=True))
+    return msgspec.structs.replace(spec, layers=layers)

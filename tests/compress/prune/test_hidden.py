@@ -10,8 +10,7 @@ import pytest
 import torch
 from dropped_layers import WINDOWS as JUDGED
 from dropped_layers import divergence, logits
-from narrowed_by_hand import narrowed_by_hand, run
-from refit_by_hand import load, solve_for
+from repaired_by_hand import load, repaired_by_hand, run, solve_for
 from tiny_models import FAMILY_NAMES, make_model_dir
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +18,7 @@ from edgepress.artifact.families import LAYER, LINEARS
 from edgepress.compress.prune.config import PruneHidden
 from edgepress.compress.prune.hidden import kept_channels, prune_hidden
 from edgepress.compress.prune.removed import read_removed
+from edgepress.compress.prune.repair import repair
 from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.open import open_student
@@ -29,9 +29,12 @@ WINDOWS = np.random.default_rng(1).integers(4, 300, (48, 40)).astype(np.int32)
 
 
 def narrowed(directory: Path, out: Path, windows: np.ndarray = WINDOWS, **fields: Any) -> CheckpointStudent:
-    out.mkdir()
-    step = PruneHidden(**{"keep": 0.75, "multiple_of": 16} | fields)
-    prune_hidden(open_student(str(directory)), step, windows, out, name="Tiny")
+    source, step = open_student(str(directory)), PruneHidden(**{"keep": 0.75, "multiple_of": 16} | fields)
+    slices = out / "slices" if step.repair else out
+    slices.mkdir(parents=True)
+    prune_hidden(source, step, windows, slices, name="Tiny")
+    if step.repair:
+        repair(source, slices, windows, out, name="Tiny")
     return CheckpointStudent(out)
 
 
@@ -55,7 +58,7 @@ def test_what_stays_is_solved_in_turn(family: str, count: int, tmp_path: Path) -
     found = narrowed(directory, tmp_path / "solved", WINDOWS[:count])
     chosen, direct = channels(tmp_path / "solved"), family != "gemma3"
     models = load(directory), load(tmp_path / "slices")
-    wanted, changes = narrowed_by_hand(*models, chosen, WINDOWS[:count], writers=direct)
+    wanted, changes = repaired_by_hand(*models, chosen, WINDOWS[:count], writers=direct)
     assert len(chosen) == 48 and chosen.tolist() == sorted(chosen) and changes >= (4 if count == 48 else 2)
     for index in range(found.spec.depth):
         for part in LINEARS.values():
@@ -94,11 +97,11 @@ def test_channels_that_carry_nothing_go_first_and_cost_nothing(family: str, tmp_
                 tensor[empty] = 0
     model.save_pretrained(directory)
     whole = logits(load_model(open_student(str(directory))))
-    for repair in (True, False):
-        out = tmp_path / str(repair)
-        found = narrowed(directory, out, repair=repair)
+    for solved in (True, False):
+        out = tmp_path / str(solved)
+        found = narrowed(directory, out, repair=solved)
         assert sorted({*range(64)} - {*channels(out).tolist()}) == sorted(empty.tolist())
-        assert float((logits(load_model(found)) - whole).abs().max()) < (2e-2 if repair else 1e-3)
+        assert float((logits(load_model(found)) - whole).abs().max()) < (2e-2 if solved else 1e-3)
 
 
 @pytest.mark.parametrize("biases", [{}, {"attention_bias": True, "mlp_bias": True}])
@@ -122,8 +125,8 @@ def test_repair_brings_it_nearer_to_the_whole(family: str, tmp_path: Path) -> No
     directory = make_model_dir(family, tmp_path / "student")
     whole = logits(load_model(open_student(str(directory))))
     losses = {
-        repair: divergence(whole, logits(load_model(narrowed(directory, tmp_path / str(repair), repair=repair))))
-        for repair in (True, False)
+        solved: divergence(whole, logits(load_model(narrowed(directory, tmp_path / str(solved), repair=solved))))
+        for solved in (True, False)
     }
     assert losses[True] < 0.97 * losses[False]
 

@@ -1,0 +1,93 @@
+"""A model's residual stream over all windows, taken through its layers one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgepress.artifact.families import LAYER, LINEARS
+from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.skeleton import Floats, Skeleton
+
+ATTENTION_WRITER, FFN_WRITER = LINEARS["attn_output"], LINEARS["ffn_down"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of linears that read the same, and a batch of windows: their inputs, their outputs side by side, and the stream
+    that they lead to.
+    """
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    stream: torch.Tensor
+
+
+class Stream:
+    """Where the walk stands: ``values`` in front of a layer, (samples, length, hidden), and that layer, filled."""
+
+    def __init__(self, source: WeightSource, windows: NDArray[np.int32], values: torch.Tensor | None = None) -> None:
+        """Start in front of the first layer.
+
+        Args:
+            source: the model.
+            windows: calibration tokens, int32, (samples, length).
+            values: a stream to share, which nothing is written into but by its owner; the embedding's by default.
+        """
+        self.source, self._skeleton = source, Skeleton(source, windows)
+        self.batches, self.windows = self._skeleton.batches, len(windows)
+        embedded = self._skeleton.embed()
+        self.values = embedded if values is None else values
+        self.tensors: dict[str, Floats] = {}
+        self.index = 0
+
+    def enter(self, index: int) -> None:
+        """Fill layer ``index``."""
+        self.index, self.tensors = index, self._skeleton.read_layer(index)
+        self._skeleton.fill(index, self.tensors)
+
+    def leave(self) -> None:
+        """Empty the layer that was entered."""
+        self._skeleton.release(self.index)
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Go to the other side of the layer that was entered."""
+        for batch in self.batches:
+            self.values[batch] = self._skeleton.run(self._layer, self.index, self.values[batch])
+
+    def name(self, part: str) -> str:
+        """Of a linear's weight in the layer that was entered."""
+        return f"{LAYER.format(i=self.index)}{part}.weight"
+
+    def replace(self, part: str, weight: torch.Tensor) -> None:
+        """Give a linear of the layer that was entered another weight."""
+        self.tensors[self.name(part)] = weight.float().numpy()
+        self._layer.get_parameter(f"{part}.weight").copy_(weight)
+
+    def seen(self, group: tuple[str, ...], batch: slice) -> Seen:
+        """What linears of the layer that was entered read and make of a batch of windows."""
+        before, found = self.values[batch], list[tuple[torch.Tensor, torch.Tensor]]()
+        handles = [
+            self._layer.get_submodule(part).register_forward_hook(lambda _, i, output: found.append((i[0], output)))
+            for part in group
+        ]
+        try:
+            after = self._skeleton.run(self._layer, self.index, before)
+        finally:
+            for handle in handles:
+                handle.remove()
+        outputs = torch.cat([output for _, output in found], -1)
+        return Seen(found[0][0], outputs, before + outputs if group == (ATTENTION_WRITER,) else after)
+
+    @torch.inference_mode()
+    def normed(self, batch: slice) -> torch.Tensor:
+        """A batch behind the last norm."""
+        return self._skeleton.final_norm()(self.values[batch])
+
+    @property
+    def _layer(self) -> torch.nn.Module:
+        return self._skeleton.layers[self.index]
