@@ -4,16 +4,13 @@ llama.cpp keeps a weight in the first buffer type of the CPU that supports the p
 format for wider instructions (CPU_REPACK, AMX), the plain one takes what is left. Here the same list is asked in the
 same order, so that the kernels timed are those that a model file gets. The graph holds one product per copy of the
 weights, which all read one input and write one output, as the layers of a model do one after another.
-
-Through ctypes, since llama-cpp-python binds none of it. All of it is ggml's public interface: ggml.h, ggml-backend.h.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from typing_extensions import Self
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.ggml_types import GGML_TYPES
 from edgepress.errors import EdgepressError
+from edgepress.runtime.ggml_library import Handle, InitParams, ggml_library
 from edgepress.runtime.llamacpp_library import library
 
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
@@ -30,63 +28,6 @@ _F32 = 0
 _PATTERN_ROWS = 32  # quantized once and repeated: the time of a product does not depend on the values
 _NODE_BYTES = 4096  # room for the records of a tensor and its place in a graph, a few hundred bytes each
 _ALIGNMENT = 128
-
-_Handle = ctypes.c_void_p
-_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "ggml_free": (None, (_Handle,)),
-    "ggml_new_tensor_2d": (_Handle, (_Handle, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)),
-    "ggml_mul_mat": (_Handle, (_Handle, _Handle, _Handle)),
-    "ggml_new_graph_custom": (_Handle, (_Handle, ctypes.c_size_t, ctypes.c_bool)),
-    "ggml_build_forward_expand": (None, (_Handle, _Handle)),
-    "ggml_quantize_chunk": (
-        ctypes.c_size_t,
-        (ctypes.c_int, _Handle, _Handle, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, _Handle),
-    ),
-    "ggml_backend_dev_by_type": (_Handle, (ctypes.c_int,)),
-    "ggml_backend_dev_init": (_Handle, (_Handle, ctypes.c_char_p)),
-    "ggml_backend_dev_buffer_type": (_Handle, (_Handle,)),
-    "ggml_backend_dev_backend_reg": (_Handle, (_Handle,)),
-    "ggml_backend_dev_supports_op": (ctypes.c_bool, (_Handle, _Handle)),
-    "ggml_backend_reg_get_proc_address": (_Handle, (_Handle, ctypes.c_char_p)),
-    "ggml_backend_free": (None, (_Handle,)),
-    "ggml_backend_alloc_ctx_tensors_from_buft": (_Handle, (_Handle, _Handle)),
-    "ggml_backend_buft_alloc_buffer": (_Handle, (_Handle, ctypes.c_size_t)),
-    "ggml_backend_buft_name": (ctypes.c_char_p, (_Handle,)),
-    "ggml_backend_buffer_free": (None, (_Handle,)),
-    "ggml_backend_buffer_get_base": (_Handle, (_Handle,)),
-    "ggml_backend_tensor_alloc": (ctypes.c_int, (_Handle, _Handle, _Handle)),
-    "ggml_backend_tensor_set": (None, (_Handle, _Handle, ctypes.c_size_t, ctypes.c_size_t)),
-    "ggml_backend_tensor_get": (None, (_Handle, _Handle, ctypes.c_size_t, ctypes.c_size_t)),
-    "ggml_backend_graph_compute": (ctypes.c_int, (_Handle, _Handle)),
-}
-
-
-class _InitParams(ctypes.Structure):
-    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
-
-
-@cache
-def _ggml() -> ctypes.CDLL:
-    """The ggml inside llama-cpp-python, with the prototypes of the functions used here.
-
-    Raises:
-        MissingExtraError: llama-cpp-python is not installed.
-        EdgepressError: it was built in a way that hides these functions.
-    """
-    library()
-    package = Path(str(library().api.__file__)).parent
-    found = [path for stem in ("libggml.so", "libggml.dylib", "libllama.so") for path in package.rglob(stem)]
-    if not found:
-        raise EdgepressError(f"{package}: no ggml library here; install llama-cpp-python from its own wheel or source")
-    ggml = ctypes.CDLL(str(found[0]))
-    try:
-        for name, (result, arguments) in _PROTOTYPES.items():
-            function = getattr(ggml, name)
-            function.restype, function.argtypes = result, arguments
-        ggml.ggml_init.restype, ggml.ggml_init.argtypes = _Handle, (_InitParams,)
-    except AttributeError as error:
-        raise EdgepressError(f"{found[0]}: this build of ggml cannot be asked for products ({error})") from error
-    return ggml
 
 
 class GgmlProduct:
@@ -118,7 +59,7 @@ class GgmlProduct:
             threads: CPU threads.
             repacked: whether weights are repacked where the processor gains by it; None where that is known to work.
         """
-        self._api = _ggml()
+        self._api = ggml_library()
         self._repacked = library().repacks if repacked is None else repacked
         self._free: list[Callable[[], None]] = []
         self._type = next(kind for kind, entry in GGML_TYPES.items() if entry.name.lower() == format.lower())
@@ -168,7 +109,7 @@ class GgmlProduct:
         self._device = _made(api.ggml_backend_dev_by_type(_CPU), "a CPU device")
         self._backend = _made(api.ggml_backend_dev_init(self._device, None), "the CPU backend")
         self._free.append(partial(api.ggml_backend_free, self._backend))
-        set_threads = self._address(b"ggml_backend_set_n_threads", None, _Handle, ctypes.c_int)
+        set_threads = self._address(b"ggml_backend_set_n_threads", None, Handle, ctypes.c_int)
         if set_threads is None:
             raise EdgepressError("ggml: its CPU backend does not let the threads be set")
         set_threads(self._backend, threads)
@@ -214,7 +155,7 @@ class GgmlProduct:
     def _extra_buffer_types(self) -> list[int]:
         if not self._repacked:
             return []
-        get = self._address(b"ggml_backend_dev_get_extra_bufts", ctypes.POINTER(_Handle), _Handle)
+        get = self._address(b"ggml_backend_dev_get_extra_bufts", ctypes.POINTER(Handle), Handle)
         found = get(self._device) if get is not None else None
         types: list[int] = []
         while found and found[len(types)]:
@@ -244,7 +185,7 @@ class GgmlProduct:
 
     def _context(self, size: int) -> int:
         """Room for records of tensors and graphs; their values lie elsewhere."""
-        context = _made(self._api.ggml_init(_InitParams(size, None, True)), "a context")
+        context = _made(self._api.ggml_init(InitParams(size, None, True)), "a context")
         self._free.append(partial(self._api.ggml_free, context))
         return context
 

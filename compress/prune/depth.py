@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.hf_config import with_shapes
+from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.removed import Removed

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.families import FAMILIES, FINAL_NORM, layer_name
-from edgepress.artifact.hf_config import model_spec, with_shapes
+from edgepress.artifact.hf_config import model_spec
+from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.distill.channel_statistics import ChannelStatistics, channel_statistics
 from edgepress.compress.distill.smaller import Size

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.artifact.families import LINEARS, layer_name
-from edgepress.artifact.hf_config import with_shapes
+from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.pair_walk import PairVisit, PairWalk
 from edgepress.compress.prune.losses import find_path

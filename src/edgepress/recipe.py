@@ -18,7 +18,6 @@ A misspelt field or an unknown step is an error that names its place and what ex
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -40,6 +39,7 @@ from edgepress.compress.prune.config import (
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
 from edgepress.profiles.recipes import RECIPE_NAMES, recipe_text
+from edgepress.recipe_mistakes import with_what_exists
 from edgepress.recipe_order import check_order, check_quantize, step_name
 from edgepress.runtime.llamacpp_quantize import Mixture
 
@@ -180,7 +180,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     try:
         recipe = msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {_with_what_exists(str(error), document)}") from error
+        raise InputError(f"{where}: {with_what_exists(str(error), document, Recipe, STEPS)}") from error
     check_order(recipe.compress, where)
     check_quantize(recipe.quantize, where)
     if recipe.tensorrt != DEFAULTS and "tensorrt" not in recipe.export:
@@ -201,68 +201,3 @@ def _check_steps(document: dict[str, Any], where: str) -> None:
             raise InputError(f"{where}: compress[{place}] must be a mapping with 'step'; steps: {', '.join(known)}")
         if step["step"] not in known:
             raise InputError(f"{where}: compress[{place}]: unknown step {step['step']!r}; steps: {', '.join(known)}")
-
-
-_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `\$(?P<place>[^`]*)`)?")
-_WRONG_CHOICE = re.compile(r"Invalid enum value .* - at `\$\.(?P<place>[^`]*)`")
-
-
-def _with_what_exists(message: str, document: dict[str, Any]) -> str:
-    """Add the fields that exist where an unknown one was found, and the choices where a wrong one was made."""
-    if found := _UNKNOWN_FIELD.search(message):
-        place = (found["place"] or "").lstrip(".")
-        known = ", ".join(field.encode_name for field in msgspec.structs.fields(_section(place, document)))
-        return f"unknown field {found['field']!r} at {place or 'the top'}; fields there: {known}"
-    if found := _WRONG_CHOICE.search(message):
-        place = found["place"]
-        return (
-            f"{_value_at(document, place)!r} at {place} is none of the choices: {', '.join(_choices(place, document))}"
-        )
-    return message.replace("`$.", "`")
-
-
-def _section(place: str, document: dict[str, Any]) -> type[msgspec.Struct]:
-    """The record that a place such as ``compress[0]``, ``compress[1].loss`` or ``bench.depth`` lies in."""
-    first, *names = place.split(".")
-    record = _record_of(first, document)
-    for name in names:
-        record = _held_by(record, name)
-    return record
-
-
-def _held_by(record: type[msgspec.Struct], name: str) -> type[msgspec.Struct]:
-    """The record that a field holds; the one that it is in where it holds none."""
-    described: Any = msgspec.inspect.type_info(record)
-    kinds = [field.type for field in described.fields if field.encode_name == name]
-    each = [one for kind in kinds for one in getattr(kind, "types", (kind,))]
-    return next((one.cls for one in each if isinstance(one, msgspec.inspect.StructType)), record)
-
-
-def _record_of(first: str, document: dict[str, Any]) -> type[msgspec.Struct]:
-    if found := re.fullmatch(r"compress\[(\d+)\]", first):
-        name = document["compress"][int(found[1])]["step"]
-        return next(step for step in STEPS if step_name(step) == name)
-    kinds: dict[str, type[msgspec.Struct]] = {
-        "calibration": Calibration,
-        "tensorrt": TensorrtOptions,
-        "evaluate": Evaluate,
-        "bench": Bench,
-        "samples": Samples,
-    }
-    return kinds.get(first, Recipe)
-
-
-def _choices(place: str, document: dict[str, Any]) -> tuple[str, ...]:
-    """The values that a field takes, from its type."""
-    name = re.split(r"\[\d+\]$", place)[0].rpartition(".")[2]
-    record = Recipe if name == place.partition("[")[0] else _section(place, document)
-    described: Any = msgspec.inspect.type_info(record)
-    kind = next(field.type for field in described.fields if field.encode_name == name)
-    kind = getattr(kind, "item_type", kind)
-    return tuple(next(each.values for each in getattr(kind, "types", (kind,)) if hasattr(each, "values")))
-
-
-def _value_at(document: Any, place: str) -> Any:
-    for key in re.findall(r"[^.\[\]]+", place):
-        document = document[int(key)] if isinstance(document, list) else document[key]
-    return document

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import CheckpointWriter
 from edgepress.artifact.families import LAYER
-from edgepress.artifact.hf_config import with_shapes
+from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.benchmarks.report.numerals import significant
 from edgepress.benchmarks.training_record import RECORD_FILE, TrainingRecord
 from edgepress.compress.calibrate.tokens import calibration_windows, require_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgepress.artifact.families import LINEARS, layer_name
-from edgepress.artifact.hf_config import with_shapes
+from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.artifact.spec import LayerSpec
 from edgepress.compress.student.expected import expected_shapes

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.hf_config import loads_in_transformers
+from edgepress.artifact.hf_shapes import loads_in_transformers
 from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.calibrate.tokens import calibration_digest, calibration_windows
 from edgepress.compress.distill.config import DistillStep

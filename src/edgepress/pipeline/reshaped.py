@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.hf_config import model_spec, with_shapes
+from edgepress.artifact.hf_config import model_spec
+from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, PruneLayers, PruneStep, Sparsify
 from edgepress.compress.student.expected import expected_shapes

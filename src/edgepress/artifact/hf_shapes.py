@@ -1,0 +1,49 @@
+"""A configuration for other shapes: what a model's ``config.json`` says once something of it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgepress.artifact.hf_config import LAYER_SHAPES, Config, find_family
+from edgepress.artifact.spec import LayerSpec
+
+
+def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int, hidden: int | None = None) -> Config:
+    """A configuration for layers of these shapes: the usual fields, and ``layer_shapes`` where they differ.
+
+    transformers does not read ``layer_shapes``: it loads a model whose layers are all alike, and refuses another by the
+    shapes of its tensors. ``runtime.torch_reference.load_model`` builds either.
+
+    Args:
+        config: of the model as it was.
+        layers: its layers.
+        head_dim: of every head.
+        hidden: width of the residual stream; as it was unless given.
+    """
+    first = layers[0]
+    fields: Config = {
+        "hidden_size": config["hidden_size"] if hidden is None else hidden,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": first.heads,
+        "num_key_value_heads": first.kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": first.ffn,
+    }
+    shapes = [{"heads": layer.heads, "kv_heads": layer.kv_heads, "ffn": layer.ffn} for layer in layers]
+    own = {LAYER_SHAPES: shapes} if any(shape != shapes[0] for shape in shapes) else {}
+    return _as_transformers_takes_it({key: config[key] for key in config if key != LAYER_SHAPES} | fields | own)
+
+
+def loads_in_transformers(config: Config) -> bool:
+    """Whether its class takes the width: some want the hidden size to be a multiple of the query heads, though nothing
+    in the computation does. Layers of unlike shapes are another matter.
+    """
+    divides = config["hidden_size"] % config["num_attention_heads"] == 0
+    return divides or config["model_type"] not in find_family(config).divides_hidden
+
+
+def _as_transformers_takes_it(config: Config) -> Config:
+    """The same model under another type where its own does not take the width, if there is one."""
+    family = find_family(config)
+    biased = any(config.get(option) for option in family.biases.values() if option)
+    return config if biased or loads_in_transformers(config) else config | family.divides_hidden[config["model_type"]]
