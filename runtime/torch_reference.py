@@ -19,6 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from edgepress.artifact.activations import HIGHEST, LOWEST
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, HEAD
+from edgepress.artifact.float8 import LARGEST
+from edgepress.artifact.plan import ActivationFormat
 from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.errors import InputError
@@ -27,7 +29,7 @@ from edgepress.runtime.session import ClosingSession, Logits, SessionMemory, res
 
 
 class TorchSession(ClosingSession):
-    """A Session over transformers' own implementation, in float32. A checkpoint's static int8 inputs are simulated."""
+    """A Session over transformers' own implementation, in float32. A checkpoint's static inputs are simulated."""
 
     engine = "torch"
     engine_version = f"torch {torch.__version__}, transformers {transformers.__version__}"
@@ -42,7 +44,7 @@ class TorchSession(ClosingSession):
         self._spec = source.spec
         self._model = load_model(source)
         if isinstance(source, Checkpoint):
-            round_inputs(self._model, source.activation_scales)
+            round_inputs(self._model, source.activation_scales, source.activation_format)
         self._cache: Any = None
         self._position = 0
 
@@ -151,21 +153,31 @@ def load_model(source: WeightSource, dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
-def round_inputs(model: nn.Module, scales: Mapping[str, float]) -> list[RemovableHandle]:
-    """Make linears round their inputs to static int8, by the scales of a checkpoint (weight's name → scale).
+def round_inputs(model: nn.Module, scales: Mapping[str, float], format: ActivationFormat) -> list[RemovableHandle]:
+    """Make linears round their inputs by static scales of a checkpoint (weight's name → scale).
 
-    x → s · clip(round(x / s), -128, 127) in float32, halves to the even level as QuantizeLinear has it. An engine that
-    multiplies the integers differs by the rounding of sums, and where that carries a later value into the next level.
-    Returns what undoes it.
+    In float32, halves to the even level or mantissa, as QuantizeLinear has it. An engine that multiplies the integers
+    differs by the rounding of sums, and where that carries a later value into the next level. Returns what undoes it.
     """
+    to_levels = _to_fp8 if format == "fp8" else _to_int8
     return [
-        model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(_rounding(scale))
+        model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(_rounding(scale, to_levels))
         for name, scale in scales.items()
     ]
 
 
-def _rounding(scale: float) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], torch.Tensor]:
+def _rounding(
+    scale: float, to_levels: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], torch.Tensor]:
     def rounded(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return torch.round(inputs[0] / scale).clamp(LOWEST, HIGHEST) * scale
+        return to_levels(inputs[0] / scale) * scale
 
     return rounded
+
+
+def _to_int8(values: torch.Tensor) -> torch.Tensor:
+    return torch.round(values).clamp(LOWEST, HIGHEST)
+
+
+def _to_fp8(values: torch.Tensor) -> torch.Tensor:
+    return values.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float()

@@ -68,6 +68,6 @@ def plainly_rounded(values: NDArray[np.float32], format: str) -> QuantizedTensor
     spec, (rows, columns) = get_format(format), values.shape
     blocks = values.reshape(rows, -1, spec.scale_width(columns)).astype(np.float64)
     scales = (np.abs(blocks).max(axis=2) / spec.levels[-1]).astype(np.float16)
-    levels = np.clip(np.rint(blocks / scales.astype(np.float64)[..., None]), spec.levels[0], spec.levels[-1])
-    codes = (levels - spec.levels[0]).astype(np.uint8).reshape(rows, columns)
+    scaled, levels = blocks / scales.astype(np.float64)[..., None], np.array(spec.levels)
+    codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, scaled).astype(np.uint8).reshape(rows, columns)
     return QuantizedTensor(format=format, codes=codes, scales=scales)

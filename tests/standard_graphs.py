@@ -20,7 +20,7 @@ Cache = list[NDArray[np.float16]]
 
 
 def checkpoint(model: Path, out: Path, body: str = "f16", head: str = "f16", *, rounds: bool = False) -> Checkpoint:
-    """A checkpoint with one format for the linears and one for embedding and head; with int8 inputs where asked."""
+    """A checkpoint with one format for the linears and one for embedding and head; with rounded inputs where asked."""
 
     def formats(name: str) -> str:
         if not is_matrix(name):
@@ -30,9 +30,9 @@ def checkpoint(model: Path, out: Path, body: str = "f16", head: str = "f16", *, 
     source = write_checkpoint(model, out / "checkpoint", formats)
     if not rounds:
         return source
-    scale = float(np.float16(0.02))
+    scale = float(np.float16(0.02 if body == "int8" else 0.01))
     linears = [layer_name(i, part) for i in range(source.spec.depth) for part in LINEARS.values()]
-    write_activations(source.directory, dict.fromkeys(linears, scale))
+    write_activations(source.directory, dict.fromkeys(linears, scale), "int8" if body == "int8" else "fp8")
     return Checkpoint(source.directory)
 
 

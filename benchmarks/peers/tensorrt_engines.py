@@ -37,6 +37,8 @@ STEPS: dict[str, dict[str, Any]] = {
         "clip": "minmax",
     },
     "int8_weights": {"format": "int8", "embedding": "f16"},
+    "fp8": {"format": "fp8", "embedding": "f16", "activations": "fp8", "smooth": 0.8, "clip": "minmax"},
+    "fp8_weights": {"format": "fp8", "embedding": "f16"},
     "int4": {"format": "trt_int4_64", "embedding": "f16"},
     "int4_embedding": {"format": "trt_int4_64", "embedding": "trt_int4_64"},
 }

@@ -7,7 +7,7 @@ returns its input. Then a real layer can be filled, run over all windows and emp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edgepress.artifact.activations import Activations
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, LAYER
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.one_dnn import OneDnnLinears
@@ -75,9 +76,9 @@ class Skeleton:
         return output if isinstance(output, torch.Tensor) else output[0]
 
     @contextmanager
-    def rounded_inputs(self, scales: Mapping[str, float]) -> Iterator[None]:
-        """Linears round their inputs to static int8, by scales by the name of their weights, while the block runs."""
-        handles = round_inputs(self._model, scales)
+    def rounded_inputs(self, activations: Activations) -> Iterator[None]:
+        """Linears round their inputs by static scales while the block runs."""
+        handles = round_inputs(self._model, activations.scales, activations.format)
         try:
             yield
         finally:

@@ -1,6 +1,8 @@
-"""Static int8 activations: one scale per input, chosen on the calibration windows (the A8 of W8A8).
+"""Static int8 or fp8 activations: one scale per input, chosen on the calibration windows (the A8 of W8A8).
 
-    x̂ = s · clip(round(x / s), -128, 127),      s = c / 127,      c the magnitude at which the grid ends
+    x̂ = s · nearest level to x / s,      s = c / top,      c the magnitude at which the grid ends
+
+The levels are the integers from -128 to 127, top = 127, or the values of E4M3, top = 448.
 
 *minmax* takes for c the largest magnitude that was seen. *mse* takes the c that minimises the error of the output,
 
@@ -22,6 +24,8 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.activations import HIGHEST
 from edgepress.artifact.families import LINEARS, READERS, layer_name
+from edgepress.artifact.float8 import LARGEST, nearest_e4m3
+from edgepress.artifact.plan import ActivationFormat
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.quantize.assign import Assignment
 from edgepress.compress.quantize.config import QuantizeStep
@@ -32,24 +36,26 @@ Floats = NDArray[np.float32]
 Counts = NDArray[np.float64]
 
 _ENDS = np.geomspace(1 / 20, 1, 128)
+_TOPS: dict[ActivationFormat, float] = {"int8": HIGHEST, "fp8": LARGEST}
 _SMALLEST = 2.0**-14  # fp16's smallest normal number
 
 
-def best_end(counts: Counts, largest: float) -> float:
+def best_end(counts: Counts, largest: float, format: ActivationFormat = "int8") -> float:
     """The c of the least squared error for weighted counts of magnitudes in equal bins from 0 to ``largest``."""
     centres: Counts = np.linspace(0, largest, len(counts), endpoint=False) + largest / len(counts) / 2
-    errors = [_squared_error(counts, centres, largest * end / HIGHEST) for end in _ENDS]
+    errors = [_squared_error(counts, centres, largest * end / _TOPS[format], format) for end in _ENDS]
     return float(largest * _ENDS[int(np.argmin(errors))])
 
 
-def _squared_error(counts: Counts, magnitudes: Counts, scale: float) -> float:
-    rounded = scale * np.minimum(np.rint(magnitudes / scale), HIGHEST)
-    return float(counts @ (magnitudes - rounded) ** 2)
+def _squared_error(counts: Counts, magnitudes: Counts, scale: float, format: ActivationFormat) -> float:
+    scaled = magnitudes / scale
+    levels = nearest_e4m3(scaled) if format == "fp8" else np.minimum(np.rint(scaled), HIGHEST)
+    return float(counts @ (magnitudes - scale * levels) ** 2)
 
 
-def static_scale(end: float) -> float:
+def static_scale(end: float, format: ActivationFormat = "int8") -> float:
     """The fp16 scale of a grid that ends at ``end``; a scale that does nothing where no input was ever seen."""
-    return float(np.float16(max(end / HIGHEST, _SMALLEST)))
+    return float(np.float16(max(end / _TOPS[format], _SMALLEST)))
 
 
 def prepare_activations(
@@ -58,18 +64,19 @@ def prepare_activations(
     """Smooth the model and calibrate the static scales on what came out.
 
     Returns:
-        The model to quantize, and the scale of each linear with int8 inputs, by its weight's name.
+        The model to quantize, and the scale of each linear with rounded inputs, by its weight's name.
     """
     from edgepress.compress.calibrate.inputs import input_histograms, input_maxima
 
-    names = frozenset(tensor.name for tensor in assignment.tensors if tensor.input_format == "int8")
+    names = frozenset(tensor.name for tensor in assignment.tensors if tensor.input_format != "float")
     maxima = input_maxima(source, windows)
     model = smooth(source, maxima, names, step.smooth)
     ends = {name: float((largest / model.input_factors(name)).max()) for name, largest in maxima.items()}
     if step.clip == "mse":
         histograms = input_histograms(model, windows, ends, _column_weights(model))
-        ends = {name: best_end(histograms[name], end) if end > 0 else end for name, end in ends.items()}
-    return model, {name: static_scale(ends[name]) for name in ends if name in names}
+        searched = {name: end for name, end in ends.items() if end > 0}
+        ends |= {name: best_end(histograms[name], end, step.activations) for name, end in searched.items()}
+    return model, {name: static_scale(ends[name], step.activations) for name in ends if name in names}
 
 
 def _column_weights(model: WeightSource) -> Mapping[str, Floats]:

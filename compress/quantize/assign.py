@@ -16,7 +16,7 @@ import msgspec
 
 from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, gguf_names, is_matrix
 from edgepress.artifact.formats import formats_for, get_format
-from edgepress.artifact.plan import TensorPlan
+from edgepress.artifact.plan import ActivationFormat, TensorPlan
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.errors import InputError
@@ -46,7 +46,7 @@ def assign_formats(
 
     Raises:
         InputError: an unknown format, a pattern that matches nothing, a format that a tensor's width cannot hold, or
-            int8 activations where no linear has int8 weights.
+            rounded activations where no linear has such weights.
     """
     for name in (step.format, step.embedding, step.fallback, *step.formats.values()):
         if name is not None:
@@ -62,10 +62,11 @@ def assign_formats(
         format = wanted if get_format(wanted).fits(shape[-1]) else _fallback(name, shape[-1], wanted, spare)
         if format != wanted:
             fell_back.append(name)
-        input_format = step.activations if format == "int8" and name.startswith("model.layers.") else "float"
+        rounds_inputs = format == step.activations and name.startswith("model.layers.")
+        input_format: ActivationFormat = step.activations if rounds_inputs else "float"
         tensors.append(TensorPlan(name=name, shape=shape, format=format, input_format=input_format))
     if step.activations != "float" and all(tensor.input_format == "float" for tensor in tensors):
-        raise InputError(f"activations: {step.activations} is for linears in format int8, and no layer has one")
+        raise InputError(f"activations: {step.activations} is for linears in that format, and no layer has one")
     return Assignment(tensors=tuple(tensors), fell_back=tuple(fell_back))
 
 

@@ -46,8 +46,8 @@ class QuantizeStep(
                 (distillation through the grids); held-out text decides what is kept, so never for the worse there.
                 0: not. Needs about nine times the float32 weights in memory
     qad_samples windows of calibration text to train on, of which the solver sees ``samples``; those alone when 0
-    activations int8: the layers' linears in format int8 also round their inputs to int8, with static scales from the
-                calibration text (W8A8, ONNX only). float: their inputs stay as they are
+    activations int8, fp8: the layers' linears in that format also round their inputs to it, with static scales from the
+                calibration text (W8A8; int8 for ONNX and TensorRT, fp8 for TensorRT). float: they stay as they are
     smooth      SmoothQuant's strength, 0 to 1: how much of the inputs' outliers moves into the weights; 0 moves nothing
     clip        where the static scales end. minmax: at the largest input seen. mse: where the output's error is least
     """

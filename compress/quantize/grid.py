@@ -30,14 +30,15 @@ def encode(scaled: Floats, spec: Format) -> NDArray[np.uint8]:
     """Codes of the levels nearest to ``scaled`` = x / d, same shape. Ties go to the even level on uniform grids."""
     levels = spec.levels
     if is_uniform(spec):
-        codes = np.rint(scaled)
-        codes -= levels[0]
-        np.clip(codes, 0, len(levels) - 1, out=codes)
-        return codes.astype(np.uint8)
+        places = np.rint(scaled)
+        places -= levels[0]
+        np.clip(places, 0, len(levels) - 1, out=places)
+        return places.astype(np.uint8)
     table, origin = _midpoint_table(spec.name)
-    index = np.floor(scaled * 2) - origin
+    index = np.floor(scaled * np.float32(2 / spec.gap)) - origin
     np.clip(index, 0, len(table) - 1, out=index)
-    return table[index.astype(np.int32)]
+    codes: NDArray[np.uint8] = table[index.astype(np.int32)]
+    return codes
 
 
 def nearest_levels(scaled: Floats, spec: Format, out: Floats) -> Floats:
@@ -55,11 +56,11 @@ def is_uniform(spec: Format) -> bool:
 
 @lru_cache
 def _midpoint_table(name: str) -> tuple[NDArray[np.uint8], int]:
-    """Nearest code for each half-integer cell: the midpoints of integer levels are multiples of 1/2."""
-    levels = get_format(name).level_array()
+    """Nearest code for each cell of half the least gap between levels, of which all midpoints are multiples."""
+    levels, half = get_format(name).level_array(), get_format(name).gap / 2
     midpoints = (levels[:-1] + levels[1:]) / 2
-    origin = int(2 * levels[0]) - 1
-    cells = np.arange(origin, int(2 * levels[-1]) + 2) / 2 + 0.25
+    origin = int(levels[0] / half) - 1
+    cells = (np.arange(origin, int(levels[-1] / half) + 2) + 0.5) * half
     return np.searchsorted(midpoints, cells).astype(np.uint8), origin
 
 

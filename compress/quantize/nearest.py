@@ -39,7 +39,7 @@ def quantize_nearest(weight: Floats, format: str) -> QuantizedTensor:
 
     Args:
         weight: float32, (rows, columns), columns a multiple of the block.
-        format: q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl, int8 or trt_int4_*.
+        format: q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl, int8, fp8 or trt_int4_*.
 
     Raises:
         InputError: a scale beyond fp16's range.

@@ -45,20 +45,20 @@ def smoothing_factors(input_max: Floats, weight_max: Floats, strength: float) ->
 
 
 def smooth(
-    source: WeightSource, input_max: Mapping[str, Floats], int8_inputs: frozenset[str], strength: float
+    source: WeightSource, input_max: Mapping[str, Floats], rounded_inputs: frozenset[str], strength: float
 ) -> FoldedModel:
-    """Fold the factors of every input that some linear rounds to int8.
+    """Fold the factors of every input that some linear rounds.
 
     Args:
         source: the model.
         input_max: largest magnitude of each input feature of the layers' linears, by their weights' names.
-        int8_inputs: the weights whose inputs are rounded.
+        rounded_inputs: the weights whose inputs are rounded.
         strength: SmoothQuant's a.
     """
     model = FoldedModel(source)
     for layer in range(source.spec.depth):
         for role in READERS:
-            if int8_inputs & set(readers_of(layer, role)):
+            if rounded_inputs & set(readers_of(layer, role)):
                 model.fold(layer, role, _factors(model, layer, role, input_max, strength))
     return model
 

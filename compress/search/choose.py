@@ -109,7 +109,7 @@ class FormatSearch:
 
     def solved(self, checkpoint: Checkpoint) -> float:
         """Divergence of a finished model on the held-out windows, with its inputs rounded where it rounds them."""
-        return self._divergence.of(lambda name, _original: checkpoint.read(name), checkpoint.activation_scales)
+        return self._divergence.of(lambda name, _original: checkpoint.read(name), checkpoint.activations)
 
     def close(self) -> None:
         """Remove what the measurements left on disk."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgepress.artifact.activations import Activations
 from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.one_dnn import linear
@@ -27,14 +27,14 @@ class Divergence:
         self._head = HEAD if HEAD in source.names else EMBEDDING
         self._reference = _final(self._skeleton, _unchanged)
 
-    def of(self, change: Change, input_scales: Mapping[str, float] = MappingProxyType({})) -> float:
+    def of(self, change: Change, activations: Activations | None = None) -> float:
         """Mean KL divergence in nats per token of the model whose tensors went through ``change``.
 
         Args:
             change: (name, values) → the candidate's values of a tensor.
-            input_scales: static scales of the inputs that the candidate rounds to int8, by the weight's name.
+            activations: of the inputs that the candidate rounds, if it rounds any.
         """
-        with self._skeleton.rounded_inputs(input_scales):
+        with self._skeleton.rounded_inputs(activations or Activations()):
             return float(self.per_token(change).mean())
 
     def of_model(self, other: WeightSource, change: Change | None = None) -> float:

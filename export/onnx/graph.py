@@ -18,15 +18,23 @@ import numpy as np
 
 MICROSOFT = "com.microsoft"
 
-Dtype = Literal["uint8", "int8", "int4", "float16", "float32"]
+Dtype = Literal["uint8", "int8", "int4", "float8e4m3fn", "float16", "float32"]
 Packed = Literal["codes", "rows", "scales", "offsets"]
 Static = Literal["levels", "row_scales", "input_scale"]
 Signed = Literal["level_rows", "blocks", "block_scales", "block_rows", "block_row_scales"]
 Part = Packed | Static | Signed | Literal["values", "gain", "zeros", "cos", "sin", "cos_local", "sin_local"]
 
-ITEM_BITS: dict[Dtype, int] = {"uint8": 8, "int8": 8, "int4": 4, "float16": 16, "float32": 32}
+ITEM_BITS: dict[Dtype, int] = {"uint8": 8, "int8": 8, "int4": 4, "float8e4m3fn": 8, "float16": 16, "float32": 32}
+
+
+class Float8(msgspec.Struct, frozen=True):
+    """A scalar of E4M3, by its byte."""
+
+    byte: int
+
+
 # int64 vector, float32 scalar, uint8 scalar, scalar of its own type.
-Constant = tuple[int, ...] | float | bytes | np.int8 | np.int64
+Constant = tuple[int, ...] | float | bytes | np.int8 | np.int64 | Float8
 _PAGE_FROM_BYTES = 1 << 20
 
 
@@ -142,6 +150,11 @@ class Graph:
         name = f"int8_{value}"
         self.constants[name] = np.int8(value)
         return name
+
+    def float8_zero(self) -> str:
+        """E4M3's zero kept inside the graph."""
+        self.constants["float8_0"] = Float8(0)
+        return "float8_0"
 
     def once(self, key: str, make: Callable[[], str]) -> str:
         """What ``make`` returned when this key was first asked for."""

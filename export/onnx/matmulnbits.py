@@ -123,7 +123,7 @@ def grid(format_name: str) -> Grid:
         )
     spec, bits = get_format(format_name), _CONTAINER_BITS[format_name]
     # Formats with a minimum have levels 0 … 2^n-1: centre them, the offset takes the rest.
-    centre = (max(spec.levels) + 1) // 2 if spec.has_min else 0
+    centre = (int(max(spec.levels)) + 1) // 2 if spec.has_min else 0
     return Grid(
         format=format_name,
         bits=bits,

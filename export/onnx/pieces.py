@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import FAMILIES
+from edgepress.artifact.float8 import e4m3_bytes
 from edgepress.artifact.quantized import QuantizedTensor
 from edgepress.artifact.rope import frequencies
 from edgepress.artifact.spec import ModelSpec
@@ -36,8 +37,8 @@ def initializer_bytes(checkpoint: Checkpoint, entry: Initializer) -> Iterator[by
 
 
 def numpy_dtype(dtype: Dtype) -> np.dtype[Any]:
-    """The type of an initializer's values in a file; int4 values lie in pairs in bytes."""
-    return np.dtype("uint8" if dtype == "int4" else dtype).newbyteorder("<")
+    """The type of an initializer's values in a file; int4 values lie in pairs in bytes, and E4M3's are bytes."""
+    return np.dtype("uint8" if dtype in ("int4", "float8e4m3fn") else dtype).newbyteorder("<")
 
 
 def rotary_table(spec: ModelSpec, part: str) -> NDArray[np.float32]:
@@ -73,11 +74,11 @@ def piece_runs(checkpoint: Checkpoint, piece: Piece) -> Iterator[Array]:
     elif piece.part == "input_scale":
         yield np.asarray(checkpoint.activation_scales[piece.tensor], np.float32)
     elif piece.part == "levels":
-        yield quantized_tensor(checkpoint, piece.tensor).codes.T.view(np.int8) ^ _SIGN
+        yield _levels(quantized_tensor(checkpoint, piece.tensor)).T
     elif piece.part == "row_scales":
         yield quantized_tensor(checkpoint, piece.tensor).step()
     elif piece.part == "level_rows":
-        yield quantized_tensor(checkpoint, piece.tensor).codes.view(np.int8) ^ _SIGN
+        yield _levels(quantized_tensor(checkpoint, piece.tensor))
     elif piece.part in ("blocks", "block_rows"):
         codes = quantized_tensor(checkpoint, piece.tensor).codes
         yield pack_int4(codes.T if piece.part == "blocks" else codes)
@@ -88,6 +89,14 @@ def piece_runs(checkpoint: Checkpoint, piece: Piece) -> Iterator[Array]:
         yield from _row_runs(checkpoint.read(piece.tensor))
     else:
         yield from _packed_runs(quantized_tensor(checkpoint, piece.tensor), piece.part)
+
+
+def _levels(tensor: QuantizedTensor) -> Array:
+    """The levels of a channel format as they lie in a file: int8, or E4M3's bytes."""
+    if tensor.format == "fp8":
+        return e4m3_bytes(tensor.codes)
+    levels: Array = tensor.codes.view(np.int8) ^ _SIGN
+    return levels
 
 
 def _row_runs(values: Array) -> Iterator[Array]:

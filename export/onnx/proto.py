@@ -12,14 +12,24 @@ import numpy as np
 
 from edgepress import __version__
 from edgepress.errors import require
-from edgepress.export.onnx.graph import MICROSOFT, Constant, Graph, Initializer, Node, Value
+from edgepress.export.onnx.graph import MICROSOFT, Constant, Float8, Graph, Initializer, Node, Value
 
 DATA_FILE = "model.onnx.data"
 
 _OPSETS = {"": 21, MICROSOFT: 1}
 _IR_VERSION = 10
 # TensorProto.DataType
-_TYPES = {"uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float32": 1, "int4": 22}
+_TYPES = {
+    "uint8": 2,
+    "int8": 3,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float16": 10,
+    "float32": 1,
+    "float8e4m3fn": 17,
+    "int4": 22,
+}
 
 
 def serialize(graph: Graph, name: str) -> bytes:
@@ -56,6 +66,8 @@ def _value(helper: Any, value: Value) -> Any:
 
 
 def _constant(helper: Any, name: str, value: Constant) -> Any:
+    if isinstance(value, Float8):
+        return helper.make_tensor(name, _TYPES["float8e4m3fn"], [], bytes([value.byte]), raw=True)
     if isinstance(value, np.integer):
         return helper.make_tensor(name, _TYPES[value.dtype.name], [], value.tobytes(), raw=True)
     if isinstance(value, bytes):

@@ -74,7 +74,7 @@ def _check_format(tensor: TensorPlan) -> None:
         return
     if not is_matrix(tensor.name):
         raise InputError(f"ONNX export: {tensor.name} is stored as floats (f32 or f16), not as {tensor.format}")
-    if tensor.input_format != "float":
+    if tensor.input_format == "int8":
         return
     block, width = container_block(tensor.format), tensor.shape[1]
     if width % block:

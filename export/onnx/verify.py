@@ -61,7 +61,7 @@ class OnnxFile:
     def __init__(self, directory: Path) -> None:
         onnx = require("onnx", "onnx")
         self._helper = require("onnx.helper", "onnx")
-        self._int4 = onnx.TensorProto.INT4
+        self._int4, self._float8 = onnx.TensorProto.INT4, onnx.TensorProto.FLOAT8E4M3FN
         self._data = directory / DATA_FILE
         try:
             graph = onnx.load(str(directory / MODEL_FILE), load_external_data=False).graph
@@ -80,7 +80,7 @@ class OnnxFile:
         return set(self._tensors)
 
     def array(self, name: str) -> Array:
-        """An initializer's values; of int4 ones the bytes."""
+        """An initializer's values; of int4 and float8 ones the bytes."""
         tensor = self._tensors[name]
         place = {entry.key: entry.value for entry in tensor.external_data}
         start, length = int(place["offset"]), int(place["length"])
@@ -89,6 +89,8 @@ class OnnxFile:
             raise ParityError(f"{self._data}: ends before {name} does ({wanted})")
         if tensor.data_type == self._int4:
             return self._bytes[start : start + length]
+        if tensor.data_type == self._float8:
+            return self._bytes[start : start + length].reshape(tuple(tensor.dims))
         dtype = np.dtype(self._helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
         values: Array = self._bytes[start : start + length].view(dtype).reshape(tuple(tensor.dims))
         return values

@@ -34,7 +34,7 @@ ENGINE_FILE = "model.engine"
 RECORD_FILE = "engine.json"
 RUNTIME_CACHE_FILE = "model.cache"
 
-_FORMATS = {"int4": "4-bit formats", "float32": "f32 matrices", "int8": "int8", "float16": "f16"}
+_FORMATS = {"int4": "4-bit formats", "float32": "f32 matrices", "int8": "int8", "float8": "fp8", "float16": "f16"}
 
 
 class RuntimeCachePlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,11 +6,12 @@ Strong typing makes the type of a product that of its operands, so each format s
     trt_int4_64, …_128      Cast(x, f16) · DequantizeLinear(int4, f16 scales, blocks along the inputs)
     int8, float inputs      Cast(x, f16) · DequantizeLinear(int8, f16 row scales)
     int8, static inputs     DequantizeLinear(QuantizeLinear(x, s), s, f16) · DequantizeLinear(int8, f16 row scales)
+    fp8                     as int8, with E4M3 in its place
     f32                     x · W^T
 
 The results are cast to float32, in which biases, norms, activations and the residual stream are computed: TensorRT
 fuses those into few kernels, where the wider type costs little, and models whose residual stream passes float16's 65504
-(gemma3) stay finite. Static int8 inputs are rounded from float32, not from float16, whose rounding would carry many of
+(gemma3) stay finite. Static inputs are rounded from float32, not from float16, whose rounding would carry many of
 them into the next level; between int8 operands TensorRT multiplies integers. (Float32 scales on both sides do so as
 well, and are refused for SM75.) All scales are float16 values in the checkpoint.
 
@@ -37,6 +38,8 @@ def number_type(format: str) -> NumberType:
     spec = get_format(format)
     if spec.kind == "float":
         return "float16" if format == "f16" else "float32"
+    if format == "fp8":
+        return "float8"
     return "int4" if spec.bits == 4 else "int8"
 
 
@@ -89,25 +92,27 @@ class Matrix:
     def _input(self, x: str) -> str:
         graph = self._graph
         if self._static:
-            return graph.once(f"{x}/int8", lambda: self._rounded(x))
+            return graph.once(f"{x}/{self._numbers}", lambda: self._rounded(x))
         if self._inside == "float32":
             return x
         return graph.once(f"{x}/float16", lambda: graph.node("Cast", [x], f"{x}/float16", to="float16"))
 
     def _rounded(self, x: str) -> str:
-        graph, zero = self._graph, self._graph.signed_byte(0)
+        graph = self._graph
+        zero = graph.float8_zero() if self._numbers == "float8" else graph.signed_byte(0)
         scale = self._stored("input_scale", "input_scale", "float32", ())
         half = self._stored("input_scale_float16", "input_scale", "float16", ())
-        levels = graph.node("QuantizeLinear", [x, scale, zero], f"{x}/levels")
-        return graph.node("DequantizeLinear", [levels, half, zero], f"{x}/int8")
+        rounded = f"{x}/{self._numbers}"
+        levels = graph.node("QuantizeLinear", [x, scale, zero], f"{rounded}_levels")
+        return graph.node("DequantizeLinear", [levels, half, zero], rounded)
 
     def _values(self) -> str:
         """The matrix as (rows, columns), in the type that it is multiplied in."""
         shape = (self.rows, self.columns)
         if self._spec.kind == "float":
             return self._stored("values", "values", self._inside, shape)
-        if self._numbers == "int8":
-            levels = self._stored("levels", "level_rows", "int8", shape)
+        if self._spec.kind == "channel":
+            levels = self._stored("levels", "level_rows", self._bytes, shape)
             scales = self._stored("row_scales", "row_scales", self._inside, (self.rows,))
             return self._dequantize(levels, scales, axis=0)
         levels = self._stored("blocks", "block_rows", "int4", shape)
@@ -117,13 +122,17 @@ class Matrix:
     def _dequantized(self) -> str:
         """The integers as (columns, rows), in the type that they are multiplied in."""
         shape = (self.columns, self.rows)
-        if self._numbers == "int8":
-            levels = self._stored("levels", "levels", "int8", shape)
+        if self._spec.kind == "channel":
+            levels = self._stored("levels", "levels", self._bytes, shape)
             scales = self._stored("row_scales", "row_scales", self._inside, (self.rows,))
             return self._dequantize(levels, scales, axis=1)
         levels = self._stored("blocks", "blocks", "int4", shape)
         scales = self._stored("block_scales", "block_scales", "float16", (self._blocks, self.rows))
         return self._dequantize(levels, scales, axis=0, block_size=self._spec.block)
+
+    @property
+    def _bytes(self) -> Dtype:
+        return "float8e4m3fn" if self._numbers == "float8" else "int8"
 
     @property
     def _blocks(self) -> int:

@@ -8,7 +8,7 @@ from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.errors import InputError
 from edgepress.export.onnx.support import expected_shapes
 
-HELD = ("f32", "f16", "int8", "trt_int4_64", "trt_int4_128")
+HELD = ("f32", "f16", "int8", "fp8", "trt_int4_64", "trt_int4_128")
 
 
 def check_tensorrt_support(plan: ModelPlan) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.float8 import e4m3_codes
 from edgepress.errors import ParityError
 from edgepress.export.onnx.graph import Initializer
 from edgepress.export.onnx.int4 import unpack_int4
@@ -53,19 +54,23 @@ def _check_integers(file: OnnxFile, checkpoint: Checkpoint, entry: Initializer) 
     by_rows = axis == 1 if block else axis == 0
     if not by_rows:
         levels, scales = levels.T, scales.T
-    compare(name, levels.astype(np.int16) - tensor.spec.levels[0], tensor.codes)
+    codes = e4m3_codes(levels) if tensor.format == "fp8" else levels.astype(np.int16) - int(tensor.spec.levels[0])
+    compare(name, codes, tensor.codes)
     compare(name, scales.reshape(tensor.scales.shape), tensor.scales)
     width = block or levels.shape[1]
     spread = np.repeat(scales.reshape(tensor.scales.shape).astype(np.float32), width, axis=1)
-    compare(name, levels.astype(np.float32) * spread, checkpoint.read(name))
+    compare(name, tensor.spec.level_array()[codes] * spread, checkpoint.read(name))
     if len(reader.input) > 2:
         raise ParityError(f"{name}: the exported file has a zero point, the checkpoint has none")
     _check_input(file, checkpoint, name, reader.output[0])
 
 
 def _levels(file: OnnxFile, entry: Initializer) -> Array:
+    """Integers, or E4M3's bytes, as they lie in the file."""
     values = file.array(entry.name)
-    return values if entry.dtype == "int8" else unpack_int4(values, file.shape(entry.name)).astype(np.int8) - np.int8(8)
+    if entry.dtype != "int4":
+        return values
+    return unpack_int4(values, file.shape(entry.name)).astype(np.int8) - np.int8(8)
 
 
 def _check_input(file: OnnxFile, checkpoint: Checkpoint, name: str, weight: str) -> None:

@@ -35,6 +35,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 # Formats that only ONNX and TensorRT have.
 ONNX_ONLY = ("int8", "trt_int4_64", "trt_int4_128")
+TENSORRT_ONLY = ("fp8",)  # tests/export/tensorrt
 NARROW = [name for name, spec in FORMATS.items() if spec.block < 128]
 # Where both files hold the same numbers in the same arithmetic.
 BIT_EQUAL = ("f32", "f16", "q8_0", "q4_0", *ONNX_ONLY)
@@ -93,7 +94,7 @@ def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> fl
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [format for format in FORMATS if format not in TENSORRT_ONLY])
 def test_a_format_by_nearest(format: str, wide: Path, tmp_path: Path) -> None:
     check(tmp_path / "out", press(wide, tmp_path / "out", solver="nearest", format=format), format)
 
@@ -101,6 +102,14 @@ def test_a_format_by_nearest(format: str, wide: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["q4_1", "iq4_nl", "q4_K", "q6_K", "q3_K", "int8", "trt_int4_64"])
 def test_a_format_by_search(format: str, wide: Path, tmp_path: Path) -> None:
     check(tmp_path / "out", press(wide, tmp_path / "out", solver="scale_search", format=format), format)
+
+
+@pytest.mark.parametrize("format", TENSORRT_ONLY)
+def test_a_format_that_onnx_runtimes_operators_lack_is_refused_for_onnx(format: str, wide: Path) -> None:
+    for activations in ("float", format):
+        step = {"solver": "nearest", "format": format, "activations": activations, "embedding": "q8_0"}
+        with pytest.raises(InputError, match=f"MatMulNBits cannot hold {format}; it holds q8_0, "):
+            make_plan(open_student(str(wide)), quantize(**step), ("onnx",))
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -149,7 +158,7 @@ def test_a_format_that_does_not_fit_is_refused_with_those_that_do(format: str, l
     assert "fallback" in str(raised.value)
 
 
-@pytest.mark.parametrize("format", ONNX_ONLY)
+@pytest.mark.parametrize("format", [*ONNX_ONLY, *TENSORRT_ONLY])
 def test_a_format_that_ggml_does_not_have_is_refused_for_gguf(format: str, wide: Path) -> None:
     wanted = rf"GGUF export: .*_proj\.weight is {format}, which ggml does not have; formats that fit: f32, f16, q8_0, "
     recipe = quantize(solver="nearest", format=format, embedding="q8_0")
@@ -159,7 +168,7 @@ def test_a_format_that_ggml_does_not_have_is_refused_for_gguf(format: str, wide:
 
 def test_rows_that_no_block_divides_are_refused_with_the_float_formats(tmp_path: Path) -> None:
     model = make_model_dir("llama", tmp_path / "student", intermediate_size=100)
-    with pytest.raises(InputError, match=r"down_proj.*rows of 100 values .* formats that fit: f32, f16, int8;"):
+    with pytest.raises(InputError, match=r"down_proj.*rows of 100 values .* formats that fit: f32, f16, int8, fp8;"):
         make_plan(open_student(str(model)), quantize(solver="nearest", format="q4_0"), ("gguf",))
 
 

@@ -8,7 +8,7 @@ from edgepress.artifact.formats import Format
 
 
 class Grid:
-    """Levels of a format. Levels are held as float32 integers, so that w ≈ scale · level + minimum."""
+    """Levels of a format. Levels are held as float32, so that w ≈ scale · level + minimum."""
 
     def __init__(self, spec: Format) -> None:
         self.spec = spec
@@ -16,16 +16,17 @@ class Grid:
         self.low, self.high = float(spec.levels[0]), float(spec.levels[-1])
         self.uniform = self.high - self.low == len(spec.levels) - 1
         self._midpoints = (self.levels[1:] + self.levels[:-1]) / 2
-        # The midpoints of integer levels are multiples of 1/2, so a table over half-integer cells is exact.
-        self._origin = int(2 * self.low) - 1
-        cells = torch.arange(self._origin, int(2 * self.high) + 2) / 2 + 0.25
+        # Midpoints are multiples of half the least gap between levels, so a table over cells of that size is exact.
+        self.cells_per_unit = 2 / spec.gap
+        self._origin = int(self.cells_per_unit * self.low) - 1
+        cells = (torch.arange(self._origin, int(self.cells_per_unit * self.high) + 2) + 0.5) / self.cells_per_unit
         self.table = self.levels[torch.bucketize(cells, self._midpoints)]
 
     def nearest(self, scaled: torch.Tensor) -> torch.Tensor:
         """The level nearest to each value, same shape; overwrites ``scaled`` on uniform grids."""
         if self.uniform:
             return scaled.round_().clamp_(self.low, self.high)
-        cell = (scaled * 2).floor_().sub_(self._origin).clamp_(0, len(self.table) - 1)
+        cell = (scaled * self.cells_per_unit).floor_().sub_(self._origin).clamp_(0, len(self.table) - 1)
         return self.table[cell.to(torch.int32)]
 
     def codes(self, levels: torch.Tensor) -> torch.Tensor:

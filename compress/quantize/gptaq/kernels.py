@@ -78,9 +78,10 @@ def descend(
     return moved
 
 
-def _ends(grid: Grid) -> tuple[np.float32, np.float32, _Array]:
-    """Lowest and highest level, and the table of a grid that is not uniform."""
-    return np.float32(grid.low), np.float32(grid.high), grid.table.numpy()[: 0 if grid.uniform else None]
+def _ends(grid: Grid) -> tuple[np.float32, np.float32, np.float32, _Array]:
+    """Lowest and highest level, and of a grid that is not uniform the table with how many of its cells are a unit."""
+    table = grid.table.numpy()[: 0 if grid.uniform else None]
+    return np.float32(grid.low), np.float32(grid.high), np.float32(grid.cells_per_unit), table
 
 
 @compiled
@@ -93,6 +94,7 @@ def _search(
     minimum: _Array,
     low: np.float32,
     high: np.float32,
+    per_unit: np.float32,
     table: _Array,
     levels: _Array,
     errors: _Array,
@@ -117,7 +119,7 @@ def _search(
         for j in range(width):
             for lane in range(_LANES):
                 level[j, lane] = left[j, lane] * per_scale[lane]
-            _nearest(level[j], low, high, table)
+            _nearest(level[j], low, high, per_unit, table)
             for lane in range(_LANES):
                 error[j, lane] = (left[j, lane] - level[j, lane] * scales[lane]) / upper[j, j]
                 loss[lane] += error[j, lane] * error[j, lane]
@@ -142,6 +144,7 @@ def _descend(
     hessian: _Array,
     low: np.float32,
     high: np.float32,
+    per_unit: np.float32,
     table: _Array,
     passes: int,
     result: _Array,
@@ -160,7 +163,7 @@ def _descend(
             j = step % width
             for lane in range(_LANES):
                 moved[lane] = level[j, lane] + slope[j, lane] * (per_scale[lane] / hessian[j, j])
-            _nearest(moved, low, high, table)
+            _nearest(moved, low, high, per_unit, table)
             for lane in range(_LANES):
                 moved[lane], level[j, lane] = (moved[lane] - level[j, lane]) * scales[lane], moved[lane]
             for k in range(width):
@@ -171,16 +174,16 @@ def _descend(
 
 
 @compiled
-def _nearest(scaled: _Array, low: np.float32, high: np.float32, table: _Array) -> None:
+def _nearest(scaled: _Array, low: np.float32, high: np.float32, per_unit: np.float32, table: _Array) -> None:
     """Put the nearest levels in place of values: those of a uniform grid from ``low`` to ``high`` where there is no
-    ``table`` of the levels at half-integer cells.
+    ``table`` of the levels at cells of which ``per_unit`` are a unit.
     """
     if len(table) == 0:
         for lane in range(_LANES):
             scaled[lane] = np.rint(min(max(scaled[lane], low), high))
         return
-    two, origin, last = np.float32(2), np.float32(2) * low - np.float32(1), np.float32(len(table) - 1)
+    origin, last = per_unit * low - np.float32(1), np.float32(len(table) - 1)
     for lane in range(_LANES):
-        cell = two * scaled[lane] - origin
+        cell = per_unit * scaled[lane] - origin
         cell = cell if cell > 0 else np.float32(0)  # what is not a number as well, which would point outside the table
         scaled[lane] = table[np.int32(min(cell, last))]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from edgepress.artifact.activations import read_activations
+from edgepress.artifact.activations import Activations, read_activations
 from edgepress.artifact.files import sha256_file
 from edgepress.artifact.formats import Format, get_format
 from edgepress.artifact.hf_config import model_spec
@@ -101,7 +101,8 @@ class _Index(msgspec.Struct, frozen=True):
 class Checkpoint:
     """Reads a checkpoint; a :class:`~edgepress.artifact.weights.WeightSource`.
 
-    ``activation_scales`` has the static scale of each linear whose input is rounded to int8, by the weight's name.
+    ``activation_scales`` has the static scale of each linear whose input is rounded, by the weight's name, and
+    ``activation_format`` says to what.
 
     Raises:
         InputError: the checkpoint is damaged; from here, or from reading a tensor.
@@ -114,14 +115,20 @@ class Checkpoint:
             tensors = msgspec.convert(_load(directory / TENSORS_FILE), _Tensors)
             index = msgspec.convert(_load(directory / INDEX_FILE), _Index)
             self.spec: ModelSpec = model_spec(self.config, tied="lm_head.weight" not in tensors.tensors)
-            self.activation_scales = read_activations(directory, tensors.tensors.keys())
+            activations = read_activations(directory, tensors.tensors.keys())
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"{directory}: damaged checkpoint ({error})") from error
+        self.activation_format, self.activation_scales = activations.format, activations.scales
         self.name = tensors.name
         self._entries = tensors.tensors
         self._weight_map = index.weight_map
         if nowhere := self._entries.keys() - self._weight_map.keys():
             raise self._damaged(f"{INDEX_FILE} has no place for {min(nowhere)}")
+
+    @property
+    def activations(self) -> Activations:
+        """The static inputs."""
+        return Activations(self.activation_format, self.activation_scales)
 
     @property
     def tokenizer_dir(self) -> Path:
@@ -148,7 +155,7 @@ class Checkpoint:
                 name=name,
                 shape=self.shape(name),
                 format=self.format(name),
-                input_format="int8" if name in self.activation_scales else "float",
+                input_format=self.activation_format if name in self.activation_scales else "float",
             )
             for name in self._entries
         )

@@ -6,7 +6,8 @@ A block format stores each row in blocks of ``block`` values. A value is
     w = (D · s) · level[code] - (M · t)         K types, iq4_xs: fp16 D, M per 256 values, integer s, t per sub-block
     w = d · level[code]                         channel: one d per row, an fp16 value that a file keeps as float32
 
-``level`` maps the unsigned code to the integer it stands for; formats without a minimum have no m or t.
+``level`` maps the unsigned code to the integer it stands for, in fp8 to the float; formats without a minimum have no m
+or t.
 Byte counts of the ggml formats are those of its block structs. TensorRT and QuantizeLinear want d > 0 (``positive``).
 """
 
@@ -18,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.artifact.float8 import E4M3_LEVELS, SMALLEST_GAP
 from edgepress.errors import InputError
 
 # Non-uniform levels of iq4_nl and iq4_xs, from ggml's kvalues_iq4nl.
@@ -26,8 +28,9 @@ IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
     """One storage format. ``block`` divides the row length; ``block_bytes`` is what a block occupies in a file, and
-    ``row_bytes`` what a row takes on top of its blocks. ``sub_block`` values share a scale; a whole row where it is 0.
-    ``scale_bits`` is the width of a sub-block's integer scale, and of its minimum, under super scales; 0 without those.
+    ``row_bytes`` what a row takes on top of its blocks. ``gap`` is the least distance between levels. ``sub_block``
+    values share a scale; a whole row where it is 0. ``scale_bits`` is the width of a sub-block's integer scale, and of
+    its minimum, under super scales; 0 without those.
     """
 
     name: str
@@ -35,7 +38,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     bits: int
     block: int
     block_bytes: int
-    levels: tuple[int, ...] = ()
+    levels: tuple[float, ...] = ()
+    gap: float = 1.0
     has_min: bool = False
     sub_block: int = 0
     scale_bits: int = 0
@@ -71,7 +75,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
         return 8 * self.block_bytes / self.block
 
     def level_array(self) -> NDArray[np.float32]:
-        """The integer levels as float32, shape (2**bits,)."""
+        """The levels as float32, in the order of their codes."""
         return np.asarray(self.levels, dtype=np.float32)
 
 
@@ -140,6 +144,17 @@ _ALL = (
     _super("iq4_xs", 4, 136, 32, 6, IQ4_NL_LEVELS),
     _super("q3_K", 3, 110, 16, 6, _signed(3)),
     Format(name="int8", kind="channel", bits=8, block=1, block_bytes=1, row_bytes=4, levels=_signed(8), positive=True),
+    Format(
+        name="fp8",
+        kind="channel",
+        bits=8,
+        block=1,
+        block_bytes=1,
+        row_bytes=4,
+        levels=E4M3_LEVELS,
+        gap=SMALLEST_GAP,
+        positive=True,
+    ),
     _symmetric_int4("trt_int4_64", 64),
     _symmetric_int4("trt_int4_128", 128),
 )

@@ -14,13 +14,13 @@ import msgspec
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.spec import ModelSpec
 
-ActivationFormat = Literal["float", "int8"]
+ActivationFormat = Literal["float", "int8", "fp8"]
 
 
 class TensorPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One tensor: Hugging Face name, shape, and the name of the format it ships in.
 
-    ``input_format`` is that of the activations that a linear multiplies: float, or int8 with one static scale.
+    ``input_format`` is that of the activations that a linear multiplies: float, or int8 or fp8 with one static scale.
     """
 
     name: str

@@ -32,7 +32,7 @@ FORMAT_VERSION = 2
 
 Range = tuple[int, int, int]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-NumberType = Literal["float32", "float16", "int8", "int4"]
+NumberType = Literal["float32", "float16", "float8", "int8", "int4"]
 Profiles = Literal["one", "two"]
 ProfileName = Literal["both", "prefill", "decode"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]

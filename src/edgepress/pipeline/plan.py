@@ -142,7 +142,7 @@ def _check_choices(student: Student, recipe: Recipe, model: ModelPlan, targets: 
     target = budget_target(recipe)
     free = free_choices(student, recipe.quantize, USUAL[target])
     for format in dict.fromkeys(format for formats in free.values() for format in formats):
-        inputs = {} if format == "int8" else {"input_format": "float"}
+        inputs = {} if format == recipe.quantize.activations else {"input_format": "float"}
         tensors = tuple(
             msgspec.structs.replace(tensor, format=format, **inputs) if format in free.get(tensor.name, ()) else tensor
             for tensor in model.tensors

@@ -64,7 +64,7 @@ class Work:
         shutil.rmtree(start)
 
     def smoothed(self, formats: Formats, windows: Windows | None = None) -> tuple[WeightSource, dict[str, float]]:
-        """What is rounded, and the static scales of int8 activations where the recipe has them; as ``solve``."""
+        """What is rounded, and the static scales of rounded activations where the recipe has them; as ``solve``."""
         step, source = self.recipe.quantize, self.source
         windows = self.text.solver if self.text is not None and windows is None else windows
         if windows is None or step.activations == "float":
@@ -74,10 +74,10 @@ class Work:
         return prepare_activations(source, step, assign_formats(source, step, formats), windows)
 
     def _quantize(self, formats: Formats, directory: Path, windows: Windows | None) -> None:
+        step = self.recipe.quantize
         source, scales = self.smoothed(formats, windows)
         if scales:
-            write_activations(directory, scales)
-        step = self.recipe.quantize
+            write_activations(directory, scales, step.activations)
         assignment = assign_formats(source, step, formats)
         quantize_model(source, step, assignment, windows, directory, name=self.student.name)
 

@@ -9,22 +9,32 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 from checkpoints import write_checkpoint
 from standard_graphs import Graph, checkpoint, exported
 from tiny_models import make_model_dir
 
 from edgepress.artifact.checkpoint import Checkpoint, CheckpointWriter
 from edgepress.artifact.families import is_matrix
+from edgepress.artifact.weights import WeightSource
 from edgepress.errors import InputError
 from edgepress.export.parity import mean_divergence
 from edgepress.export.tensorrt.support import check_tensorrt_support
 from edgepress.export.tensorrt.writer import export_tensorrt, predict_tensorrt_bytes
+from edgepress.runtime import torch_reference
 from edgepress.runtime.ort_standard import OrtStandardSession
 from edgepress.runtime.session import Logits
-from edgepress.runtime.torch_reference import TorchSession
+from edgepress.runtime.torch_reference import TorchSession, load_model
 
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(3, 300, 120)]
-FORMATS = [("f32", "f32"), ("f16", "f16"), ("int8", "int8"), ("trt_int4_64", "f16"), ("trt_int4_64", "trt_int4_64")]
+FORMATS = [
+    ("f32", "f32"),
+    ("f16", "f16"),
+    ("int8", "int8"),
+    ("fp8", "fp8"),
+    ("trt_int4_64", "f16"),
+    ("trt_int4_64", "trt_int4_64"),
+]
 
 
 def reference(source: Checkpoint, tokens: list[int]) -> Logits:
@@ -53,6 +63,28 @@ def test_static_inputs_are_rounded_as_the_reference_rounds_them(family_dir: Path
     source.activation_scales = {}
     unrounded = mean_divergence(rounded, reference(source, TOKENS))
     assert mean_divergence(rounded, logits_of(directory, TOKENS)) < min(1e-3, unrounded / 5)
+
+
+def test_static_fp8_inputs_differ_from_the_reference_by_what_float16_products_do(
+    family_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value between two of E4M3's goes to the other one, an eighth away, when a product before it is off by 2^-11."""
+    source = checkpoint(family_dir, tmp_path, "fp8", rounds=True)
+    rounded, found = reference(source, TOKENS), logits_of(exported(source, tmp_path), TOKENS)
+    generator = torch.Generator().manual_seed(0)
+
+    def off(_module: torch.nn.Module, _inputs: Any, product: torch.Tensor) -> torch.Tensor:
+        return product * (1 + 2.0**-11 * torch.rand(product.shape, generator=generator).mul(2).sub(1))
+
+    def load(source: WeightSource) -> Any:
+        model = load_model(source)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(off)
+        return model
+
+    monkeypatch.setattr(torch_reference, "load_model", load)
+    assert mean_divergence(rounded, found) < 2 * mean_divergence(rounded, reference(source, TOKENS))
 
 
 @pytest.mark.parametrize("options", [{"attention_bias": True, "mlp_bias": True}, {"num_key_value_heads": 4}], ids=str)
@@ -124,7 +156,9 @@ def test_graphs_are_standard_and_sizes_are_predicted(family_dir: Path, tmp_path:
     assert predict_tensorrt_bytes(source.plan()) == {path.name: path.stat().st_size for path in directory.iterdir()}
 
 
-@pytest.mark.parametrize(("format", "fits"), [("q4_0", "f32, f16, int8, trt_int4_64"), ("trt_int4_128", "int8")])
+@pytest.mark.parametrize(
+    ("format", "fits"), [("q4_0", "f32, f16, int8, fp8, trt_int4_64"), ("trt_int4_128", "int8, fp8")]
+)
 def test_a_format_that_tensorrt_cannot_hold_is_refused_with_those_that_fit(
     format: str, fits: str, llama_dir: Path, tmp_path: Path
 ) -> None:

@@ -55,6 +55,18 @@ def test_int8_inputs_and_weights_build_for_the_oldest_gpus(llama_dir: Path, tmp_
     assert len(built(checkpoint(llama_dir, tmp_path, "int8", rounds=True), tmp_path, "sm75")) > 0
 
 
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("capability", ["sm89", "sm120"])
+def test_fp8_weights_and_inputs_build_where_there_is_fp8(
+    capability: str, rounds: bool, llama_dir: Path, tmp_path: Path
+) -> None:
+    source = checkpoint(llama_dir, tmp_path, "fp8", rounds=rounds)
+    check_targets(source.plan(), (capability,))
+    assert len(built(source, tmp_path, capability)) > 0
+    with pytest.raises(InputError, match=r"target sm86: TensorRT cannot compute with fp8 there; it has f32 matrices, "):
+        check_targets(source.plan(), ("sm86",))
+
+
 def test_engines_hold_integers_and_multiply_them_in_one_kernel_with_fused_attention(tmp_path: Path) -> None:
     """TensorRT-RTX writes its program into the engine as text: kernels by name, and constants with their bytes."""
     engines = {}

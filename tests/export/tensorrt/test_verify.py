@@ -13,6 +13,7 @@ from tiny_models import make_model_dir
 
 from edgepress.artifact.activations import write_activations
 from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.plan import ActivationFormat
 from edgepress.errors import ParityError
 from edgepress.export.onnx.int4 import pack_int4, unpack_int4
 from edgepress.export.tensorrt.verify import verify_tensorrt
@@ -22,6 +23,8 @@ KINDS: list[dict[str, Any]] = [
     {"body": "f32", "head": "f32"},
     {"body": "int8", "head": "int8"},
     {"body": "int8", "rounds": True},
+    {"body": "fp8", "head": "fp8"},
+    {"body": "fp8", "rounds": True},
     {"body": "trt_int4_64", "head": "trt_int4_64"},
 ]
 
@@ -45,12 +48,13 @@ def test_one_flipped_bit_in_any_initializer_is_found(kind: dict[str, Any], tmp_p
             verify_tensorrt(directory, source)
 
 
-def test_another_scale_of_the_input_is_found(llama_dir: Path, tmp_path: Path) -> None:
-    source = checkpoint(llama_dir, tmp_path, "int8", rounds=True)
+@pytest.mark.parametrize("format", ["int8", "fp8"])
+def test_another_scale_of_the_input_is_found(format: ActivationFormat, llama_dir: Path, tmp_path: Path) -> None:
+    source = checkpoint(llama_dir, tmp_path, format, rounds=True)
     directory = exported(source, tmp_path)
     verify_tensorrt(directory, source)
     down = "model.layers.1.mlp.down_proj.weight"
-    write_activations(source.directory, source.activation_scales | {down: 0.5})
+    write_activations(source.directory, source.activation_scales | {down: 0.5}, format)
     with pytest.raises(ParityError, match=r"1\.mlp\.down_proj\.weight: .* rounds its input by another scale"):
         verify_tensorrt(directory, Checkpoint(source.directory))
 
