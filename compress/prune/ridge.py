@@ -86,18 +86,43 @@ class Regression:
 
 def ridge(sums: Sums, damping: float) -> torch.Tensor:
     """Δ(λ) with λ a share of the mean of E[w x²]."""
+    return torch.cholesky_solve(sums.missing.T, torch.linalg.cholesky(_gram(sums, damping))).T
+
+
+def _gram(sums: Sums, damping: float) -> torch.Tensor:
     size = torch.clamp(damping * sums.square.diagonal().mean(), min=1e-30)
-    gram = sums.square + size * torch.eye(len(sums.square), dtype=torch.float64)
-    return torch.cholesky_solve(sums.missing.T, torch.linalg.cholesky(gram)).T
+    return sums.square + size * torch.eye(len(sums.square), dtype=torch.float64)
 
 
 def best_damping(first: Sums, second: Sums) -> float | None:
     """The damping, of those tried, that saves most on the second part when it is solved on the first; None where none
     saves anything.
     """
-    saved = {}
-    for damping in DAMPINGS:
-        change = ridge(first, damping)
-        saved[damping] = float((2 * change * second.missing).sum() - ((change @ second.square) * change).sum())
+    outputs, inputs = first.missing.shape
+    saving = _saved_by_inputs if outputs > 2 * inputs else _saved
+    saved = saving(first, second)
     best = max(saved, key=lambda damping: saved[damping])
     return best if saved[best] > 0 else None
+
+
+def _saved(first: Sums, second: Sums) -> dict[float, float]:
+    """What each damping saves, from Δ."""
+    found = {}
+    for damping in DAMPINGS:
+        change = ridge(first, damping)
+        found[damping] = float((2 * change * second.missing).sum() - ((change @ second.square) * change).sum())
+    return found
+
+
+def _saved_by_inputs(first: Sums, second: Sums) -> dict[float, float]:
+    """The same without Δ, which is long where there are many outputs: with G = E[w x xᵀ] + λ I of the first part,
+
+    2 tr(G⁻¹ E₂[w m xᵀ]ᵀ E₁[w m xᵀ]) - tr(G⁻¹ E₂[w x xᵀ] G⁻¹ E₁[w m xᵀ]ᵀ E₁[w m xᵀ])
+    """
+    across, along = second.missing.T @ first.missing, first.missing.T @ first.missing
+    found = {}
+    for damping in DAMPINGS:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(_gram(first, damping)))
+        quadratic = (inverse @ second.square) * (inverse @ along).T
+        found[damping] = float(2 * (inverse * across.T).sum() - quadratic.sum())
+    return found

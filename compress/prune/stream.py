@@ -17,13 +17,17 @@ ATTENTION_WRITER, FFN_WRITER = LINEARS["attn_output"], LINEARS["ffn_down"]
 
 @dataclass(frozen=True)
 class Seen:
-    """Of linears that read the same, and a batch of windows: their inputs, their outputs side by side, and the stream
-    that they lead to.
+    """Of linears that read the same, and a batch of windows: their inputs, their outputs side by side, and of one that
+    writes into the stream, the stream behind it.
     """
 
     inputs: torch.Tensor
     outputs: torch.Tensor
     stream: torch.Tensor
+
+
+class _SeenAllError(Exception):
+    """Ends the pass through a layer once its linears have been seen."""
 
 
 class Stream:
@@ -71,12 +75,19 @@ class Stream:
     def seen(self, group: tuple[str, ...], batch: slice) -> Seen:
         """What linears of the layer that was entered read and make of a batch of windows."""
         before, found = self.values[batch], list[tuple[torch.Tensor, torch.Tensor]]()
-        handles = [
-            self._layer.get_submodule(part).register_forward_hook(lambda _, i, output: found.append((i[0], output)))
-            for part in group
-        ]
+        goes_on = group == (FFN_WRITER,)  # nothing else is wanted of what comes behind
+
+        def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            found.append((inputs[0], output))
+            if len(found) == len(group) and not goes_on:
+                raise _SeenAllError
+
+        handles = [self._layer.get_submodule(part).register_forward_hook(keep) for part in group]
+        after = before
         try:
             after = self._skeleton.run(self._layer, self.index, before)
+        except _SeenAllError:
+            pass
         finally:
             for handle in handles:
                 handle.remove()

@@ -11,29 +11,35 @@ from edgepress.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 WINDOWS, TOKENS, INPUTS, OUTPUTS = 16, 12, 20, 7
+MANY = 50  # outputs, of which the damping is found another way
 
 
-def draw(noise: float, windows: int = WINDOWS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def draw(
+    noise: float, windows: int = WINDOWS, outputs: int = OUTPUTS
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Inputs, what a linear of them and noise give, and weights."""
     inputs = RANDOM.normal(size=(windows, TOKENS, INPUTS))
-    true = RANDOM.normal(size=(OUTPUTS, INPUTS))
-    missing = inputs @ true.T + noise * RANDOM.normal(size=(windows, TOKENS, OUTPUTS))
+    true = RANDOM.normal(size=(outputs, INPUTS))
+    missing = inputs @ true.T + noise * RANDOM.normal(size=(windows, TOKENS, outputs))
     weights = RANDOM.uniform(0.2, 3, size=(windows, TOKENS, 1))
     return torch.from_numpy(inputs), torch.from_numpy(missing), torch.from_numpy(weights)
 
 
 def least_squares(x: np.ndarray, m: np.ndarray, w: np.ndarray, damping: float) -> np.ndarray:
     """By numpy's solver, on rows that stand for the ridge."""
-    x, m, root = x.reshape(-1, INPUTS), m.reshape(-1, OUTPUTS), np.sqrt(w.reshape(-1, 1))
+    x, m, root = x.reshape(-1, INPUTS), m.reshape(-1, m.shape[-1]), np.sqrt(w.reshape(-1, 1))
     size = damping * np.mean(np.sum((x * root) ** 2, 0))
     rows = np.concatenate([x * root, np.sqrt(size) * np.eye(INPUTS)])
-    found: np.ndarray = np.linalg.lstsq(rows, np.concatenate([m * root, np.zeros((INPUTS, OUTPUTS))]), rcond=None)[0].T
+    found: np.ndarray = np.linalg.lstsq(rows, np.concatenate([m * root, np.zeros((INPUTS, m.shape[1]))]), rcond=None)[
+        0
+    ].T
     return found
 
 
+@pytest.mark.parametrize("outputs", [OUTPUTS, MANY])
 @pytest.mark.parametrize("noise", [0.1, 30.0])
-def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float) -> None:
-    inputs, missing, weights = draw(noise)
+def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float, outputs: int) -> None:
+    inputs, missing, weights = draw(noise, outputs=outputs)
     held = np.arange(WINDOWS) % 4 == 3
     lost = {}
     for damping in DAMPINGS:
@@ -43,7 +49,7 @@ def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float) -
     best = min(lost, key=lambda damping: lost[damping])
     nothing = float((weights[held] * missing[held] ** 2).sum())
     expected = least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), best) if lost[best] < nothing else 0.0
-    regression = Regression(INPUTS, OUTPUTS, WINDOWS)
+    regression = Regression(INPUTS, outputs, WINDOWS)
     for start in range(0, WINDOWS, 3):  # batches that do not divide into fours
         regression.add(*(part[start : start + 3] for part in (inputs, missing, weights)))
     np.testing.assert_allclose(regression.change().numpy(), expected, atol=1e-9)
