@@ -14,7 +14,7 @@ from edgepress.artifact.families import EMBEDDING, HEAD
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.calibrate.tokens import check_calibration, require_file
-from edgepress.compress.prune.config import Sparsify
+from edgepress.compress.prune.config import PruneLayers, Sparsify
 from edgepress.compress.quantize.assign import Assignment, assign_formats, free_choices
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.prepare.apply import looks_at_text
@@ -103,13 +103,16 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
         peak_memory_bytes=peak_memory(student, recipe, calibrated=needs_calibration(recipe)),
         compare_bytes=_compare_bytes(student, recipe) if targets and recipe.compare else 0,
         passing_bytes=_checkpoint_bytes(model) * _passing_checkpoints(step),
-        stage_bytes=4 * student.parameters * (recipe.stages_before_quantize + _repairs(recipe)),
+        stage_bytes=4 * student.parameters * (recipe.stages_before_quantize + _copies_beside(recipe)),
     )
 
 
-def _repairs(recipe: Recipe) -> bool:
-    """Whether a pruning step has what it leaves beside it until that is repaired."""
-    return any(not isinstance(step, Sparsify) and step.repair for step in recipe.pruning)
+def _copies_beside(recipe: Recipe) -> int:
+    """How many copies a pruning step has beside it at most: what it leaves until that is repaired, or layers that may
+    go, before and after.
+    """
+    repaired = [step for step in recipe.pruning if not isinstance(step, Sparsify) and step.repair]
+    return 1 + any(isinstance(step, PruneLayers) for step in repaired) if repaired else 0
 
 
 def _check_training(model: ModelPlan, recipe: Recipe) -> None:

@@ -33,6 +33,7 @@ from edgepress.recipe_order import step_name
 
 Windows = NDArray[np.int32]
 _FIRST = "first"  # a step's model, before it is solved for the whole one
+_TRIED = "tried"  # what is left of the layers that may go
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
 _HEALED_VERSION = 2
 ZEROS_ARE_READ = (
@@ -128,17 +129,20 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
         if _is_repaired(student, step):
             first = working / _FIRST
             first.mkdir()
-            _remove(student, step, recipe, windows, first)
+            _remove(student, step, recipe, windows, first, repaired=True)
             repair(student, first, windows, working, name=student.name)
             shutil.rmtree(first)
         else:
-            _remove(student, step, recipe, windows, working)
+            _remove(student, step, recipe, windows, working, repaired=False)
     _state(student, CheckpointStudent(working), step)
 
 
-def _remove(student: Student, step: PruneStep, recipe: Recipe, windows: Windows, directory: Path) -> None:
-    """Write what a step leaves, each reader of neurons or heads solved for its own layer."""
-    from edgepress.compress.prune.depth import choose_layers, drop_layers
+def _remove(
+    student: Student, step: PruneStep, recipe: Recipe, windows: Windows, directory: Path, *, repaired: bool
+) -> None:
+    """Write what a step leaves, each reader of neurons or heads solved for its own layer; ``repaired``: it will be."""
+    from edgepress.compress.prune.choose_layers import choose_layers
+    from edgepress.compress.prune.depth import drop_layers
     from edgepress.compress.prune.hidden import prune_hidden
     from edgepress.compress.prune.layers import prune_widths
     from edgepress.compress.prune.parts import bias_option, part_of
@@ -148,7 +152,9 @@ def _remove(student: Student, step: PruneStep, recipe: Recipe, windows: Windows,
         check_widths(student.spec, pattern_of(step))
         write_sparse(student, step, windows, directory, name=student.name)
     elif isinstance(step, PruneLayers):
-        drop_layers(student, choose_layers(student, step.drop, windows), directory, name=student.name)
+        tried_in = directory / _TRIED if repaired else None
+        gone = choose_layers(student, step.drop, windows, tried_in=tried_in)
+        drop_layers(student, gone, directory, name=student.name)
     elif isinstance(step, PruneHidden):
         prune_hidden(student, step, windows, directory, name=student.name)
     else:

@@ -16,8 +16,9 @@ from tiny_models import make_model_dir
 
 from edgepress.artifact.families import LAYER, LINEARS
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.prune.choose_layers import choose_layers
 from edgepress.compress.prune.config import PruneFfn, PruneHeads
-from edgepress.compress.prune.depth import choose_layers, drop_layers
+from edgepress.compress.prune.depth import drop_layers
 from edgepress.compress.prune.layers import prune_widths
 from edgepress.compress.prune.parts import WidthStep
 from edgepress.compress.prune.removed import REMOVED_FILE
