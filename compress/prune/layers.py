@@ -19,7 +19,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.pair_walk import PairVisit, PairWalk
 from edgepress.compress.prune.losses import find_path
 from edgepress.compress.prune.moments import InputSums
-from edgepress.compress.prune.obs import DAMPING, solve_rest
+from edgepress.compress.prune.obs import choose_rest, solve_rest
 from edgepress.compress.prune.parts import (
     Tensors,
     WidthStep,
@@ -94,7 +94,7 @@ def prune_layer(
     spec, index, tensors = source.spec, visit.index, visit.tensors
     layer, part = spec.layers[index], part_of(step)
     reader = layer_name(index, LINEARS[part.reader])
-    sums = InputSums(tensors[reader].shape[1])
+    sums = InputSums(tensors[reader].shape[1], reader, visit.windows)
     visit.observe(reader, sums.add)
     units = layer_units(step, spec, layer)
     path = find_path(step, source, index, tensors, sums, units.count - count, intercept=bias)
@@ -124,13 +124,14 @@ def _solved(
     """The reader's columns that stay, and what its bias gains."""
     if not step.repair:
         return np.ascontiguousarray(weight[:, columns.numpy()]), None
-    exact, moments = torch.from_numpy(weight).double(), sums.moments(intercept=bias)
+    exact = torch.from_numpy(weight).double()
     if step.method == "flap":  # its own repair: the mean of what is gone
         gone = exact.clone()
         gone[:, columns] = 0
         mean = (gone @ sums.plain_mean).float().numpy() if bias else None
         return np.ascontiguousarray(weight[:, columns.numpy()]), mean
-    solved, added = solve_rest(exact, moments, columns, DAMPING)
+    choice = choose_rest(exact, *sums.parts(intercept=bias), columns)
+    solved, added = solve_rest(exact, sums.moments(intercept=bias), columns, choice)
     return solved.float().numpy(), added.float().numpy() if bias else None
 
 

@@ -18,7 +18,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.importance import score_path
 from edgepress.compress.prune.moments import InputSums
-from edgepress.compress.prune.obs import Moments, Path, Units, damped, removal_path
+from edgepress.compress.prune.obs import Moments, Path, Units, removal_path
 from edgepress.compress.prune.parts import Tensors, WidthStep, layer_units, maker_energy, part_of
 from edgepress.compress.search.fisher import fisher_costs
 from edgepress.progress import progress
@@ -69,7 +69,7 @@ def find_path(
     name = layer_name(index, LINEARS[part_of(step).reader])
     weight = torch.from_numpy(tensors[name]).double()
     if step.method == "obs":
-        return removal_path(weight, damped(sums.moments(intercept=intercept).covariance), units, removed)
+        return removal_path(weight, sums.moments(intercept=intercept).covariance, units, removed)
     return score_path(
         step.method, sums.evidence(weight, maker_energy(step, source.spec, index, tensors)), units, removed
     )
@@ -85,7 +85,8 @@ def _inputs(
     for index in range(source.spec.depth):
         tensors = skeleton.read_layer(index)
         layer = skeleton.fill(index, tensors)
-        sums, seen = InputSums(tensors[layer_name(index, reader)].shape[1]), list[torch.Tensor]()
+        name = layer_name(index, reader)
+        sums, seen = InputSums(tensors[name].shape[1], name), list[torch.Tensor]()
         handle = layer.get_submodule(reader).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # noqa: B023
         for batch in skeleton.batches:
             before = hidden[batch].clone()

@@ -12,18 +12,62 @@ import torch
 from edgepress.compress.calibrate.one_dnn import linear
 from edgepress.compress.prune.importance import Evidence
 from edgepress.compress.prune.obs import Moments
+from edgepress.compress.prune.ridge import HeldOut
+from edgepress.errors import InputError
 
 
-class InputSums:
-    """Sums over batches of inputs."""
+class _Part:
+    """Weighted sums over some of the tokens."""
 
     def __init__(self, columns: int) -> None:
         self._weights = 0.0
-        self._tokens = 0
         self._weighted = torch.zeros(2, columns, dtype=torch.float64)  # x, x°
-        self._plain = torch.zeros(3, columns, dtype=torch.float64)  # x, x², squares of the windows' means of |x|
         self._square = torch.zeros(columns, columns, dtype=torch.float64)
         self._cross: torch.Tensor | None = None
+
+    def add(self, x: torch.Tensor, before: torch.Tensor | None, weights: torch.Tensor) -> None:
+        """Add tokens: x and x°, (tokens, columns), and w, (tokens, 1)."""
+        weighted = x * weights
+        self._weights += float(weights.sum(dtype=torch.float64))
+        self._weighted[0] += weighted.sum(0, dtype=torch.float64)
+        self._square += linear(weighted.T, x.T)
+        if before is not None:
+            self._weighted[1] += (before * weights).sum(0, dtype=torch.float64)
+            self._cross = (0 if self._cross is None else self._cross) + linear(before.T, weighted.T).double()
+
+    def __add__(self, other: _Part) -> _Part:
+        both = _Part(len(self._square))
+        both._weights = self._weights + other._weights
+        both._weighted, both._square = self._weighted + other._weighted, self._square + other._square
+        crosses = [each for each in (self._cross, other._cross) if each is not None]
+        both._cross = sum(crosses[1:], crosses[0]) if crosses else None
+        return both
+
+    def moments(self, *, intercept: bool) -> Moments:
+        """About the mean, or about zero where no bias can hold it."""
+        means = self._weighted / max(self._weights, 1e-300)
+        mean, original_mean = means[0], means[0] if self._cross is None else means[1]
+        if not intercept:
+            mean, original_mean = torch.zeros_like(mean), torch.zeros_like(mean)
+        square = self._square / max(self._weights, 1e-300)
+        cross = square if self._cross is None else self._cross / max(self._weights, 1e-300)
+        return Moments(
+            mean=mean,
+            original_mean=original_mean,
+            covariance=square - torch.outer(mean, mean),
+            cross=cross - torch.outer(original_mean, mean),
+        )
+
+
+class InputSums:
+    """Sums over batches of windows of inputs; of some windows apart where it is told how many there will be."""
+
+    def __init__(self, columns: int, name: str, windows: int | None = None) -> None:
+        """``name`` is that of the linear, for what has to be said of it."""
+        self._name, self._tokens = name, 0
+        self._plain = torch.zeros(3, columns, dtype=torch.float64)  # x, x², squares of the windows' means of |x|
+        self._held_out = None if windows is None else HeldOut(windows)
+        self._parts = [_Part(columns) for _ in range(1 if windows is None else 2)]
 
     def add(self, inputs: torch.Tensor, original: torch.Tensor | None, stream: torch.Tensor) -> None:
         """Add a batch, (windows, tokens, columns); ``original`` is None where the two do not differ.
@@ -31,16 +75,13 @@ class InputSums:
         ``stream``: the original's residual stream, (windows, tokens, hidden).
         """
         self._add_plain(inputs)
-        x = inputs.flatten(0, -2)
-        weights = 1 / stream.flatten(0, -2).square().mean(1, keepdim=True).clamp(min=1e-20)
-        weighted = x * weights
-        self._weights += float(weights.sum(dtype=torch.float64))
-        self._weighted[0] += weighted.sum(0, dtype=torch.float64)
-        self._square += linear(weighted.T, x.T)
-        if original is not None:
-            before = original.flatten(0, -2)
-            self._weighted[1] += (before * weights).sum(0, dtype=torch.float64)
-            self._cross = (0 if self._cross is None else self._cross) + linear(before.T, weighted.T).double()
+        weights = 1 / stream.square().mean(-1, keepdim=True).clamp(min=1e-20)
+        held_out = None if self._held_out is None else self._held_out.of(inputs)
+        for place, part in enumerate(self._parts):
+            chosen = slice(None) if held_out is None else held_out == bool(place)
+            x, before = inputs[chosen].flatten(0, -2), None if original is None else original[chosen].flatten(0, -2)
+            if len(x):
+                part.add(x, before, weights[chosen].flatten(0, -2))
 
     def _add_plain(self, inputs: torch.Tensor) -> None:
         self._tokens += inputs.shape[0] * inputs.shape[1]
@@ -49,19 +90,20 @@ class InputSums:
         self._plain[2] += inputs.abs().mean(1).double().square().sum(0)
 
     def moments(self, *, intercept: bool) -> Moments:
-        """Weighted moments: about the mean, or about zero where no bias can hold it."""
-        means = self._weighted / self._weights
-        mean, original_mean = means[0], means[0] if self._cross is None else means[1]
-        if not intercept:
-            mean, original_mean = torch.zeros_like(mean), torch.zeros_like(mean)
-        square = self._square / self._weights
-        cross = square if self._cross is None else self._cross / self._weights
-        return Moments(
-            mean=mean,
-            original_mean=original_mean,
-            covariance=square - torch.outer(mean, mean),
-            cross=cross - torch.outer(original_mean, mean),
-        )
+        """Weighted moments of all tokens: about the mean, or about zero where no bias can hold it.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        found = sum(self._parts[1:], self._parts[0]).moments(intercept=intercept)
+        if not (found.covariance.isfinite().all() and found.cross.isfinite().all()):
+            raise InputError(f"{self._name}: what it reads is not finite: the model overflows and cannot be pruned")
+        return found
+
+    def parts(self, *, intercept: bool) -> tuple[Moments, Moments]:
+        """Those of the windows to solve on, and of those to judge by."""
+        first, second = self._parts
+        return first.moments(intercept=intercept), second.moments(intercept=intercept)
 
     @property
     def plain_mean(self) -> torch.Tensor:

@@ -17,8 +17,8 @@ makes up for their errors as well:
     W'_S = W_S + E[(W(x° - μ°) - W_S(x_S - μ_S)) (x_S - μ_S)ᵀ] (C_SS + λ I)⁻¹,       b' = b + W μ° - W'_S μ_S
 
 Where we depart: the covariance and not the second moment, since the mean goes into a bias; λ pulls towards the weights
-as they were, not to zero; tokens count by their share of the residual stream (``moments``). Where no bias can be held,
-the same without μ: moments about zero.
+as they were, not to zero, and for W' it is as large as held-out windows ask for (``ridge``); tokens count by what they
+are of the residual stream (``moments``). Where no bias can be held, the same without μ: moments about zero.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from collections.abc import Iterator
 import msgspec
 import torch
 
-DAMPING = 1e-2  # λ, of the mean variance
+from edgepress.compress.prune.ridge import DAMPINGS, Sums, factor, ridge
+
+DAMPING = 1e-2  # λ of a path, of the mean variance
 _AT_ONCE = 8  # units removed between updates
 
 
@@ -75,22 +77,19 @@ class Moments(msgspec.Struct, frozen=True, kw_only=True):
     cross: torch.Tensor
 
 
-def damped(covariance: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
-    """C + λ I; an input that never varies costs nothing and still has an inverse."""
-    mean = covariance.diagonal().mean()
-    return covariance + torch.eye(len(covariance), dtype=covariance.dtype) * torch.clamp(damping * mean, min=1e-30)
-
-
-def removal_path(weight: torch.Tensor, covariance: torch.Tensor, units: Units, removed: int) -> Path:
+def removal_path(
+    weight: torch.Tensor, covariance: torch.Tensor, units: Units, removed: int, damping: float = DAMPING
+) -> Path:
     """Remove units greedily.
 
     Args:
         weight: W, float64, (outputs, units.count · units.size).
-        covariance: C with λ, float64.
+        covariance: C without λ, float64.
         units: what may be removed.
         removed: how many, a multiple of ``units.step``.
+        damping: λ as a share of the mean variance.
     """
-    rest = _Rest(weight, covariance, units)
+    rest = _Rest(weight, factor(covariance, damping), units)
     order: list[int] = []
     losses = [0.0]
     while len(order) < removed:
@@ -104,8 +103,37 @@ def removal_path(weight: torch.Tensor, covariance: torch.Tensor, units: Units, r
     return Path(order=torch.tensor(order, dtype=torch.long), losses=losses)
 
 
+class RestChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """How the rest is solved: λ as a share of the mean variance, None for the weights as they were; and whether the
+    constant makes up for the means.
+    """
+
+    damping: float | None
+    intercept: bool
+
+
+def choose_rest(weight: torch.Tensor, first: Moments, second: Moments, columns: torch.Tensor) -> RestChoice:
+    """The choice that loses least on ``second`` when the rest is solved on ``first``; to leave all as it was is one.
+
+    Args:
+        weight: W, float64, (outputs, inputs).
+        first: moments of some inputs.
+        second: of others, about their own means.
+        columns: S, those that stay.
+    """
+    square = (second.covariance + torch.outer(second.mean, second.mean))[columns][:, columns]
+    target = weight @ (second.cross + torch.outer(second.original_mean, second.mean))[:, columns]
+    outputs, inputs = weight @ second.original_mean, second.mean[columns]
+    losses: dict[RestChoice, float] = {}
+    for choice in _CHOICES:
+        solved, constant = solve_rest(weight, first, columns, choice)
+        lost = ((solved @ square - 2 * target) * solved).sum() + constant @ (constant - 2 * (outputs - solved @ inputs))
+        losses[choice] = float(lost)
+    return min(losses, key=lambda choice: losses[choice])
+
+
 def solve_rest(
-    weight: torch.Tensor, moments: Moments, columns: torch.Tensor, damping: float = DAMPING
+    weight: torch.Tensor, moments: Moments, columns: torch.Tensor, choice: RestChoice
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best weights of the columns that stay, (outputs, kept), and what is to be added to the bias, (outputs,).
 
@@ -113,13 +141,25 @@ def solve_rest(
         weight: W, float64, (outputs, inputs).
         moments: of the inputs.
         columns: S, those that stay.
-        damping: λ as a share of the mean variance.
+        choice: how.
     """
-    stays = weight[:, columns]
-    gram = damped(moments.covariance, damping)[columns][:, columns]
-    missing = weight @ moments.cross[:, columns] - stays @ moments.covariance[columns][:, columns]
-    solved = stays + torch.cholesky_solve(missing.T, torch.linalg.cholesky(gram)).T
-    return solved, weight @ moments.original_mean - solved @ moments.mean[columns]
+    solved = weight[:, columns]
+    if choice.damping is not None:
+        solved = solved + ridge(_rest_sums(weight, moments, columns), choice.damping)
+    constant = weight @ moments.original_mean - solved @ moments.mean[columns]
+    return solved, constant if choice.intercept else torch.zeros_like(constant)
+
+
+_CHOICES = (
+    RestChoice(damping=None, intercept=False),
+    *(RestChoice(damping=damping, intercept=True) for damping in (None, *DAMPINGS)),
+)
+
+
+def _rest_sums(weight: torch.Tensor, moments: Moments, columns: torch.Tensor) -> Sums:
+    """Of the columns that stay, and of what their outputs lack."""
+    square = moments.covariance[columns][:, columns]
+    return Sums(square=square, missing=weight @ moments.cross[:, columns] - weight[:, columns] @ square)
 
 
 def _next(units: Units, missing: int) -> Iterator[tuple[int, int, int]]:
@@ -133,9 +173,9 @@ def _next(units: Units, missing: int) -> Iterator[tuple[int, int, int]]:
 class _Rest:
     """What has not been removed: its weights so far, its block of C⁻¹, and which units it holds."""
 
-    def __init__(self, weight: torch.Tensor, covariance: torch.Tensor, units: Units) -> None:
+    def __init__(self, weight: torch.Tensor, lower: torch.Tensor, units: Units) -> None:
         self._weight = weight.clone()
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        self._inverse = torch.cholesky_inverse(lower)
         self._units = units
         self._held = torch.arange(units.count)
 

@@ -169,7 +169,8 @@ class RepairWalk:
         """Solve linears of the smaller model's layer that read the same inputs."""
         weights = [self._smaller.tensors[self._smaller.name(part)] for part in group]
         rows = [len(weight) for weight in weights]
-        regression = Regression(weights[0].shape[1], sum(rows), self._smaller.windows)
+        name = self._smaller.name(group[0])
+        regression = Regression(weights[0].shape[1], sum(rows), self._smaller.windows, name)
         for batch in self._smaller.batches:
             regression.add(*self._missing(group, batch))
         for part, weight, change in zip(group, weights, regression.change().split(rows), strict=True):
@@ -191,7 +192,7 @@ class RepairWalk:
     def head(self) -> Floats:
         """A head of its own, solved, (vocabulary, channels)."""
         hidden = self._whole.source.spec.hidden
-        regression = Regression(len(self._channels), hidden, self._smaller.windows)
+        regression = Regression(len(self._channels), hidden, self._smaller.windows, HEAD)
         for batch in self._smaller.batches:
             wanted, inputs = self._whole.normed(batch), self._smaller.normed(batch)
             missing = wanted.clone()  # n° - S n

@@ -20,6 +20,7 @@ from edgepress.errors import InputError
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # λ, of the mean of E[w x²]
 _EVERY = 4  # one window of so many is held out
+_ATTEMPTS = 12
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,17 +34,36 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
         return Sums(square=self.square + other.square, missing=self.missing + other.missing)
 
 
-class Regression:
-    """Sums over batches of windows, of which a part is held out: one of four, the last where there are fewer, or the
-    last quarter of the only one.
+class HeldOut:
+    """Which tokens are held out, batch after batch of windows: those of one window in four, of the last where there are
+    fewer, or the last quarter of the only one.
     """
 
-    def __init__(self, inputs: int, outputs: int, windows: int) -> None:
+    def __init__(self, windows: int) -> None:
+        self._windows, self._seen = windows, 0
+
+    def of(self, batch: torch.Tensor) -> torch.Tensor:
+        """Of the next windows, (windows, tokens, ...): (windows, tokens)."""
+        count, tokens = batch.shape[:2]
+        places = torch.arange(self._seen, self._seen + count)
+        self._seen += count
+        if self._windows == 1:
+            return (torch.arange(tokens) >= tokens - tokens // _EVERY)[None]
+        chosen = places == self._windows - 1 if self._windows < _EVERY else places % _EVERY == _EVERY - 1
+        return chosen[:, None].expand(-1, tokens)
+
+
+class Regression:
+    """Sums over batches of windows, of which a part is held out."""
+
+    def __init__(self, inputs: int, outputs: int, windows: int, name: str) -> None:
+        """``name`` is that of the linear, for what has to be said of it."""
+        self._name = name
         self._parts = [
             Sums(square=torch.zeros(inputs, inputs).double(), missing=torch.zeros(outputs, inputs).double())
             for _ in range(2)
         ]
-        self._seen, self._windows = 0, windows
+        self._held_out = HeldOut(windows)
 
     def add(self, inputs: torch.Tensor, missing: torch.Tensor, weights: torch.Tensor) -> None:
         """Add a batch of windows.
@@ -53,23 +73,13 @@ class Regression:
             missing: m, (windows, tokens, outputs).
             weights: w, (windows, tokens, 1).
         """
-        places = torch.arange(self._seen, self._seen + len(inputs))
-        self._seen += len(inputs)
-        held_out, root = self._held_out(places, inputs.shape[1]), weights.sqrt()
+        held_out, root = self._held_out.of(inputs), weights.sqrt()
         for part, sums in enumerate(self._parts):
             chosen = held_out == bool(part)
             if chosen.any():
                 x, m = (inputs * root)[chosen].T, (missing * root)[chosen].T
                 sums.square.add_(linear(x, x))
                 sums.missing.add_(linear(m, x))
-
-    def _held_out(self, places: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Which tokens are, (windows, tokens)."""
-        if self._windows == 1:
-            return (torch.arange(tokens) >= tokens - tokens // _EVERY)[None]
-        if self._windows < _EVERY:
-            return (places == self._windows - 1)[:, None].expand(-1, tokens)
-        return (places % _EVERY == _EVERY - 1)[:, None].expand(-1, tokens)
 
     def change(self) -> torch.Tensor:
         """Δ, float64, (outputs, inputs).
@@ -78,7 +88,7 @@ class Regression:
             InputError: what was added is not finite: the model overflows.
         """
         if not all(bool(each.isfinite().all()) for part in self._parts for each in (part.square, part.missing)):
-            raise InputError("the residual stream is not finite: the model overflows and cannot be repaired")
+            raise InputError(f"{self._name}: what it reads is not finite: the model overflows and cannot be repaired")
         damping = best_damping(*self._parts)
         whole = self._parts[0] + self._parts[1]
         return torch.zeros_like(whole.missing) if damping is None else ridge(whole, damping)
@@ -86,12 +96,25 @@ class Regression:
 
 def ridge(sums: Sums, damping: float) -> torch.Tensor:
     """Δ(λ) with λ a share of the mean of E[w x²]."""
-    return torch.cholesky_solve(sums.missing.T, torch.linalg.cholesky(_gram(sums, damping))).T
+    return torch.cholesky_solve(sums.missing.T, factor(sums.square, damping)).T
 
 
-def _gram(sums: Sums, damping: float) -> torch.Tensor:
-    size = torch.clamp(damping * sums.square.diagonal().mean(), min=1e-30)
-    return sums.square + size * torch.eye(len(sums.square), dtype=torch.float64)
+def factor(square: torch.Tensor, damping: float) -> torch.Tensor:
+    """The lower Cholesky factor of ``square`` + λ I, λ being ``damping`` of the mean of its diagonal, or as many times
+    ten more as sums want that rounding has left with negative eigenvalues; inputs that are all zero have one, too.
+
+    Raises:
+        InputError: ``square`` is not finite.
+    """
+    size = torch.clamp(damping * square.diagonal().mean(), min=1e-30)
+    unit = torch.eye(len(square), dtype=torch.float64)
+    for _ in range(_ATTEMPTS):
+        found = torch.linalg.cholesky_ex(square + size * unit)
+        if not found.info:
+            lower: torch.Tensor = found.L
+            return lower
+        size = 10 * torch.maximum(size, 1e-9 * square.diagonal().mean())
+    raise InputError("the inputs of a linear are not finite: the model overflows")
 
 
 def best_damping(first: Sums, second: Sums) -> float | None:
@@ -122,7 +145,7 @@ def _saved_by_inputs(first: Sums, second: Sums) -> dict[float, float]:
     across, along = second.missing.T @ first.missing, first.missing.T @ first.missing
     found = {}
     for damping in DAMPINGS:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(_gram(first, damping)))
+        inverse = torch.cholesky_inverse(factor(first.square, damping))
         quadratic = (inverse @ second.square) * (inverse @ along).T
         found[damping] = float(2 * (inverse * across.T).sum() - quadratic.sum())
     return found

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from pressing import architecture, made, press
 from pressing import pruning_recipe as recipe
 from tiny_models import make_model_dir
 from transformers import AutoModelForCausalLM
 
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneLayers
+from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.prune.config import Method, PruneFfn, PruneHeads, PruneLayers
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
 from edgepress.pipeline.prune import plan_before
@@ -103,3 +107,47 @@ def test_what_leaves_nothing_or_does_not_divide_is_refused_before_any_work(stude
 def test_steps_that_together_drop_every_layer_are_refused_before_any_work(student: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="drop 2 of 2 layers; one has to stay"):
         plan_before(open_student(str(student)), recipe(PruneLayers(drop=1), PruneLayers(drop=2)), ())
+
+
+@pytest.mark.parametrize("step", [PruneFfn, PruneHeads])
+@pytest.mark.parametrize(
+    ("family", "fields", "solved"),
+    [
+        ("llama", {}, True),
+        ("qwen2", {}, True),
+        ("llama", {"method": "activation"}, True),
+        ("llama", {"method": "flap"}, False),
+        ("llama", {"repair": False}, False),
+        ("gemma3", {}, False),
+    ],
+)
+def test_behind_neurons_and_heads_all_layers_are_solved_for_the_whole_model(
+    family: str, fields: dict[str, Any], solved: bool, step: type[PruneFfn | PruneHeads], tmp_path: Path
+) -> None:
+    """Seen by what the step itself does not touch: the attention behind neurons, the feed-forward behind heads."""
+    source, part = (
+        make_model_dir(family, tmp_path / "student"),
+        {PruneFfn: "self_attn.o_proj", PruneHeads: "mlp.down_proj"},
+    )
+    asked = recipe(step(keep=0.5, widths="uniform", **fields), calibration=Calibration(samples=24, length=32))
+    press(source, tmp_path / "out", asked, ("onnx",))
+    name = f"model.layers.1.{part[step]}.weight"
+    after = Checkpoint(tmp_path / "out" / "pruned-1").read(name)
+    assert np.array_equal(after, open_student(str(source)).read(name)) != solved
+    assert not (tmp_path / "out" / "pruned-1" / "first").exists()
+
+
+@pytest.mark.parametrize("method", ["obs", "activation", "flap"])
+def test_a_model_that_overflows_is_one_line_that_names_the_place(method: Method, tmp_path: Path) -> None:
+    source = make_model_dir("llama", tmp_path / "student")
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        model.get_submodule("model.layers.1.mlp.up_proj").weight.mul_(3e20)
+        model.get_submodule("model.layers.1.mlp.down_proj").weight.mul_(1e-18)
+    model.save_pretrained(source)
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a small model that grew too large. " * 40, encoding="utf-8")
+    calibration = Calibration(self_generated=False, files=(str(text),), samples=4, length=32)
+    with pytest.raises(InputError, match=r"layers\.1\..*not finite: the model overflows"):
+        press(source, tmp_path / "out", recipe(PruneFfn(keep=0.5, method=method), calibration=calibration))
+    assert not (tmp_path / "out" / "pruned-1").exists()

@@ -94,7 +94,8 @@ def _solver_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> tuple[int
     logits = 16 * _TOKENS_OF_LOGITS * spec.vocab if searches else 0
     attention = spec.head_dim * max(entry.heads for entry in spec.layers)
     kept = 4 * recipe.calibration.samples * sizes.length * (2 * attention + sizes.widest)
-    moments = 60 * max(sizes.widest, spec.hidden) ** 2 + _COMPILER_BYTES
+    squares = 90 if recipe.pruning else 60  # bytes for each entry of the widest Hessian
+    moments = squares * max(sizes.widest, spec.hidden) ** 2 + _COMPILER_BYTES
     return (
         (8 if searches else 5) * sizes.embedding + logits + sizes.running,
         sizes.hidden + kept + 5 * sizes.layer + moments + sizes.activations + sizes.running,

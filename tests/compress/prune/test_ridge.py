@@ -49,7 +49,7 @@ def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float, o
     best = min(lost, key=lambda damping: lost[damping])
     nothing = float((weights[held] * missing[held] ** 2).sum())
     expected = least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), best) if lost[best] < nothing else 0.0
-    regression = Regression(INPUTS, outputs, WINDOWS)
+    regression = Regression(INPUTS, outputs, WINDOWS, "down")
     for start in range(0, WINDOWS, 3):  # batches that do not divide into fours
         regression.add(*(part[start : start + 3] for part in (inputs, missing, weights)))
     np.testing.assert_allclose(regression.change().numpy(), expected, atol=1e-9)
@@ -58,7 +58,7 @@ def test_the_damping_is_the_one_that_is_best_on_held_out_windows(noise: float, o
 
 def test_what_cannot_be_learned_is_left_alone() -> None:
     inputs, _, weights = draw(0.0, 8)
-    regression = Regression(INPUTS, OUTPUTS, 8)
+    regression = Regression(INPUTS, OUTPUTS, 8, "down")
     # In windows that are held out the sign is the other one.
     signs = torch.where(torch.arange(8) % 4 == 3, -1.0, 1.0)[:, None, None]
     regression.add(inputs, inputs[..., :OUTPUTS] * signs, weights)
@@ -77,7 +77,7 @@ def test_little_text_holds_out_its_end(windows: int) -> None:
         lost[damping] = float((weights.numpy()[held] * rest**2).sum())
     best = min(lost, key=lambda damping: lost[damping])
     assert lost[best] < float((weights.numpy()[held] * missing.numpy()[held] ** 2).sum())
-    regression = Regression(INPUTS, OUTPUTS, windows)
+    regression = Regression(INPUTS, OUTPUTS, windows, "down")
     regression.add(inputs, missing, weights)
     expected = least_squares(inputs.numpy(), missing.numpy(), weights.numpy(), best)
     np.testing.assert_allclose(regression.change().numpy(), expected, atol=1e-9)
@@ -88,7 +88,7 @@ def test_little_text_holds_out_its_end(windows: int) -> None:
 def test_what_is_not_finite_is_refused(value: float, place: int) -> None:
     inputs, missing, weights = draw(0.1, 4)
     missing[place, 0, 0] = value
-    regression = Regression(INPUTS, OUTPUTS, 4)
+    regression = Regression(INPUTS, OUTPUTS, 4, "down")
     regression.add(inputs, missing, weights)
     with pytest.raises(InputError, match="not finite"):
         regression.change()
