@@ -96,6 +96,7 @@ def prune_layer(
     reader = layer_name(index, LINEARS[part.reader])
     sums = InputSums(tensors[reader].shape[1], reader, visit.windows)
     visit.observe(reader, sums.add)
+    sums.require_finite()
     units = layer_units(step, spec, layer)
     path = find_path(step, source, index, tensors, sums, units.count - count, intercept=bias)
     kept = path.kept(units.count, units.count - count)

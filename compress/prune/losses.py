@@ -93,6 +93,7 @@ def _inputs(
             hidden[batch] = skeleton.run(layer, index, before)
             sums.add(seen.pop(), None, hidden[batch] if reader == LINEARS["ffn_down"] else before)
         handle.remove()
+        sums.require_finite()
         yield index, tensors, sums
         skeleton.release(index)
 

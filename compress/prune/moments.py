@@ -35,6 +35,12 @@ class _Part:
             self._weighted[1] += (before * weights).sum(0, dtype=torch.float64)
             self._cross = (0 if self._cross is None else self._cross) + linear(before.T, weighted.T).double()
 
+    @property
+    def finite(self) -> bool:
+        """Whether all sums are."""
+        crosses = [] if self._cross is None else [self._cross]
+        return all(bool(each.isfinite().all()) for each in (self._weighted, self._square, *crosses))
+
     def __add__(self, other: _Part) -> _Part:
         both = _Part(len(self._square))
         both._weights = self._weights + other._weights
@@ -89,16 +95,18 @@ class InputSums:
         self._plain[1] += inputs.square().sum((0, 1), dtype=torch.float64)
         self._plain[2] += inputs.abs().mean(1).double().square().sum(0)
 
-    def moments(self, *, intercept: bool) -> Moments:
-        """Weighted moments of all tokens: about the mean, or about zero where no bias can hold it.
+    def require_finite(self) -> None:
+        """Refuse a model that overflows.
 
         Raises:
-            InputError: they are not finite.
+            InputError: some sum is not finite; names the linear.
         """
-        found = sum(self._parts[1:], self._parts[0]).moments(intercept=intercept)
-        if not (found.covariance.isfinite().all() and found.cross.isfinite().all()):
+        if not (self._plain.isfinite().all() and all(part.finite for part in self._parts)):
             raise InputError(f"{self._name}: what it reads is not finite: the model overflows and cannot be pruned")
-        return found
+
+    def moments(self, *, intercept: bool) -> Moments:
+        """Weighted moments of all tokens: about the mean, or about zero where no bias can hold it."""
+        return sum(self._parts[1:], self._parts[0]).moments(intercept=intercept)
 
     def parts(self, *, intercept: bool) -> tuple[Moments, Moments]:
         """Those of the windows to solve on, and of those to judge by."""

@@ -66,7 +66,9 @@ def assign_formats(
         input_format: ActivationFormat = step.activations if rounds_inputs else "float"
         tensors.append(TensorPlan(name=name, shape=shape, format=format, input_format=input_format))
     if step.activations != "float" and all(tensor.input_format == "float" for tensor in tensors):
-        raise InputError(f"activations: {step.activations} is for linears in that format, and no layer has one")
+        raise InputError(
+            f"activations: {step.activations} is for linears in format {step.activations}, and no layer has one"
+        )
     return Assignment(tensors=tuple(tensors), fell_back=tuple(fell_back))
 
 

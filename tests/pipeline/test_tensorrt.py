@@ -118,7 +118,7 @@ def test_what_no_gpu_or_format_holds_is_refused_before_anything_is_written(llama
     assert "an engine has one or two" in edgepress(*limited, "--profiles", "three").error()
     assert not out.exists()
     told = edgepress("run", llama_dir, "--recipe", recipe(tmp_path, "q4_0"), "--out", out, "--dry-run").error()
-    assert "cannot be q4_0; what fits: f32, f16, int8, trt_int4_64" in told
+    assert "cannot be q4_0; what fits: f32, f16, int8, fp8, trt_int4_64" in told
 
 
 def test_a_budget_chooses_among_tensorrts_formats(llama_dir: Path, tmp_path: Path) -> None:

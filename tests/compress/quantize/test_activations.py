@@ -114,5 +114,5 @@ def test_linears_in_other_formats_keep_their_float_inputs(llama_dir: Path) -> No
 
 def test_int8_activations_without_int8_weights_are_refused(llama_dir: Path) -> None:
     student, step = open_student(str(llama_dir)), msgspec.structs.replace(STEP, format="q8_0")
-    with pytest.raises(InputError, match="activations: int8 is for linears in that format, and no layer has one"):
+    with pytest.raises(InputError, match="activations: int8 is for linears in format int8, and no layer has one"):
         assign_formats(student, step)
