@@ -108,11 +108,9 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
 
 
 def _copies_beside(recipe: Recipe) -> int:
-    """How many copies a pruning step has beside it at most: what it leaves until that is repaired, or layers that may
-    go, before and after.
-    """
-    repaired = [step for step in recipe.pruning if not isinstance(step, Sparsify) and step.repair]
-    return 1 + any(isinstance(step, PruneLayers) for step in repaired) if repaired else 0
+    """Copies that a pruning step has beside it at most: what is not repaired yet; of layers that may go also after."""
+    repaired = [type(step) for step in recipe.pruning if not isinstance(step, Sparsify) and step.repair]
+    return 0 if not repaired else 2 if PruneLayers in repaired else 1
 
 
 def _check_training(model: ModelPlan, recipe: Recipe) -> None:
@@ -223,9 +221,8 @@ def needs_calibration(recipe: Recipe) -> bool:
     step = recipe.quantize
     if step.solver != "nearest" or step.activations != "float" or recipe.pruning:
         return True
-    if recipe.trimming is not None and not recipe.trimming.files:
-        return True
-    return bool(step.budgets) or looks_at_text(step) or step.qad_tokens > 0
+    trims_by_it = recipe.trimming is not None and not recipe.trimming.files
+    return trims_by_it or bool(step.budgets) or looks_at_text(step) or step.qad_tokens > 0
 
 
 def check_disk(plan: RunPlan, out: Path) -> None:
