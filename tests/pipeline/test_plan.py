@@ -18,8 +18,9 @@ from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.student.open import open_student
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
-from edgepress.pipeline.plan import check_disk, make_plan, needs_calibration
+from edgepress.pipeline.plan import check_disk, make_plan
 from edgepress.pipeline.targets import predict_files
+from edgepress.pipeline.text_needed import needs_calibration
 from edgepress.recipe import Bench, Evaluate, Recipe
 
 NEAREST = Recipe(compress=(QuantizeStep(solver="nearest", format="q4_0"),))

@@ -20,8 +20,8 @@ from edgepress.compress.search.records import read_allocation
 from edgepress.compress.student.open import open_student
 from edgepress.compress.student.student import Student
 from edgepress.export.parity import FLOAT_BOUND, check_logits, parity_reference
-from edgepress.pipeline.plan import needs_calibration
 from edgepress.pipeline.run import compress
+from edgepress.pipeline.text_needed import needs_calibration
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.locate import ENGINES, choose_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers import AutoModelForCausalLM
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.prune.config import Method, PruneFfn, PruneHeads, PruneLayers
+from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.quantize.layers import ERRORS_FILE
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
 from edgepress.pipeline.prune import plan_before
@@ -64,6 +67,17 @@ def test_uniform_shapes_stay_a_plain_model_that_transformers_reloads(student: Pa
     assert {name: p.shape for name, p in reloaded.named_parameters()} == {
         name: p.shape for name, p in found.named_parameters()
     }
+
+
+def test_rounding_to_nearest_behind_pruning_is_that_of_the_pruned_student_alone(student: Path, tmp_path: Path) -> None:
+    """It does not look at the text that pruning needed, so what it states of a tensor's loss is unweighted as well."""
+    nearest = QuantizeStep(solver="nearest", format="q8_0")
+    press(student, tmp_path / "out", recipe(PruneFfn(keep=0.5, widths="uniform"), quantize=nearest), ("gguf",))
+    press(tmp_path / "out" / "pruned-1", tmp_path / "alone", recipe(quantize=nearest), ("gguf",))
+    behind, alone = (Checkpoint(tmp_path / name / "checkpoint") for name in ("out", "alone"))
+    assert all((behind.read(name) == alone.read(name)).all() for name in alone.names)
+    losses = [json.loads((found.directory / ERRORS_FILE).read_text(encoding="utf-8")) for found in (behind, alone)]
+    assert losses[0] == losses[1] and not any(loss["weighted"] for loss in losses[0])
 
 
 def test_a_family_without_per_layer_files_is_pruned_evenly_or_refused_by_name(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from edgepress.benchmarks.report.peer_labels import PEER, peer_label
 from edgepress.compress.calibrate.tokens import calibration_digest
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.float_gguf import write_float_gguf
-from edgepress.pipeline.plan import needs_calibration
 from edgepress.pipeline.solve import calibration_text
 from edgepress.pipeline.stages import Output, stage_key
+from edgepress.pipeline.text_needed import needs_calibration
 from edgepress.progress import progress
 from edgepress.recipe import Recipe
 from edgepress.runtime.llamacpp_library import library

@@ -17,7 +17,6 @@ from edgepress.compress.calibrate.tokens import check_calibration, require_file
 from edgepress.compress.prune.config import PruneLayers, Sparsify
 from edgepress.compress.quantize.assign import Assignment, assign_formats, free_choices
 from edgepress.compress.quantize.config import QuantizeStep
-from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.search.limits import check_alone
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
@@ -27,6 +26,7 @@ from edgepress.pipeline.measure import text_windows
 from edgepress.pipeline.memory import peak_memory
 from edgepress.pipeline.overlap import check_recipe_texts
 from edgepress.pipeline.targets import check_gpus, check_support, predict_files
+from edgepress.pipeline.text_needed import needs_calibration
 from edgepress.recipe import ExportTarget, Recipe
 from edgepress.runtime.llamacpp_quantize import check_quantizer
 
@@ -214,15 +214,6 @@ def _compare_bytes(student: Student, recipe: Recipe) -> int:
         raise InputError(f"compare: llama.cpp's files need the student as GGUF: {error}") from error
     smaller = sum(tensor.data_bytes for tensor in plain.tensors) - sum(tensor.data_bytes for tensor in wide.tensors)
     return whole + max(whole, len(set(recipe.compare)) * (whole - smaller))
-
-
-def needs_calibration(recipe: Recipe) -> bool:
-    """Whether any step looks at activations."""
-    step = recipe.quantize
-    if step.solver != "nearest" or step.activations != "float" or recipe.pruning:
-        return True
-    trims_by_it = recipe.trimming is not None and not recipe.trimming.files
-    return trims_by_it or bool(step.budgets) or looks_at_text(step) or step.qad_tokens > 0
 
 
 def check_disk(plan: RunPlan, out: Path) -> None:

@@ -26,9 +26,10 @@ from edgepress.compress.search.records import COSTS_FILE, Allocation, read_alloc
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.budget import SOLVES_FOR_A_BOUND, format_sizes, smallest_formats, target_bytes
 from edgepress.pipeline.costs import token_time_limit
-from edgepress.pipeline.plan import budget_target, model_plan, needs_calibration
+from edgepress.pipeline.plan import budget_target, model_plan
 from edgepress.pipeline.solve import Text, Windows, Work, calibration_text
 from edgepress.pipeline.targets import predict_files
+from edgepress.pipeline.text_needed import rounding_needs_text
 from edgepress.progress import say
 from edgepress.recipe import Recipe
 
@@ -47,7 +48,7 @@ def press(student: Student, recipe: Recipe, directory: Path) -> None:
         InputError: weights that a format cannot hold, or a budget that no choice of formats meets.
     """
     with brief_waits():
-        text = calibration_text(student, recipe) if needs_calibration(recipe) else None
+        text = calibration_text(student, recipe) if rounding_needs_text(recipe.quantize) else None
         work = Work(student, _prepared(student, recipe, text), recipe, text)
         if text is None or not recipe.quantize.budgets:
             work.solve({}, directory)
@@ -64,7 +65,7 @@ def unquantized(student: Student, recipe: Recipe, checkpoint: Checkpoint) -> Wei
     """
     if recipe.quantize.activations == "float" and not recipe.quantize.prepare:
         return student
-    text = calibration_text(student, recipe) if needs_calibration(recipe) else None
+    text = calibration_text(student, recipe) if rounding_needs_text(recipe.quantize) else None
     allocation = read_allocation(checkpoint.directory)
     work = Work(student, _prepared(student, recipe, text), recipe, text)
     return work.smoothed(allocation.formats if allocation else {}, _not_judged_by(recipe, text))[0]

@@ -20,11 +20,12 @@ from edgepress.compress.student.student import Student
 from edgepress.errors import BudgetNotMetError, InputError, ParityError
 from edgepress.export.parity import ParityReference, check_logits, parity_reference
 from edgepress.pipeline.check_pruning import check_pruning
-from edgepress.pipeline.plan import RunPlan, budget_target, check_disk, make_plan, needs_calibration
+from edgepress.pipeline.plan import RunPlan, budget_target, check_disk, make_plan
 from edgepress.pipeline.press import press
 from edgepress.pipeline.prune import ZEROS_ARE_READ, healed, prune, shape_change
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.targets import check_gpus, predict_files
+from edgepress.pipeline.text_needed import needs_calibration, rounding_needs_text
 from edgepress.pipeline.trim import check_trimming, trim, trimmed_student, what_trimming_did
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
@@ -158,7 +159,7 @@ def state(student: Student, plan: RunPlan) -> None:
 
 
 def _checkpoint_key(student: Student, recipe: Recipe) -> str:
-    calibration = calibration_digest(recipe.calibration) if needs_calibration(recipe) else None
+    calibration = calibration_digest(recipe.calibration) if rounding_needs_text(recipe.quantize) else None
     target = budget_target(recipe) if recipe.quantize.budgets else None
     step = recipe.quantize
     if step.costs is not None:  # what the file says counts, not where it lies

@@ -79,7 +79,8 @@ class Work:
         if scales:
             write_activations(directory, scales, step.activations)
         assignment = assign_formats(source, step, formats)
-        quantize_model(source, step, assignment, windows, directory, name=self.student.name)
+        looked_at = windows if step.solver != "nearest" else None
+        quantize_model(source, step, assignment, looked_at, directory, name=self.student.name)
 
     def _distill(self, start: Path, directory: Path, windows: Windows | None) -> None:
         from edgepress.compress.quantize.qad.distill import distill_through_grids
