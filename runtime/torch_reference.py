@@ -18,10 +18,10 @@ from torch.utils.hooks import RemovableHandle
 
 from edgepress.artifact.activations import HIGHEST, LOWEST
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.families import EMBEDDING, HEAD
+from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, Family, linears_of
 from edgepress.artifact.float8 import LARGEST
 from edgepress.artifact.plan import ActivationFormat
-from edgepress.artifact.spec import ModelSpec
+from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.errors import InputError
 from edgepress.runtime.cores import physical_cores
@@ -114,19 +114,39 @@ def _configuration(source: WeightSource) -> Any:
 def _give_layers_their_shapes(model: Any, spec: ModelSpec) -> None:
     """Resize the linears of each layer; to be called where parameters take no memory."""
     for layer, shape in zip(model.model.layers, spec.layers, strict=True):
-        queries, keys = shape.heads * spec.head_dim, shape.kv_heads * spec.head_dim
-        layer.self_attn.num_key_value_groups = shape.heads // shape.kv_heads
-        for part, rows, columns in (
-            ("self_attn.q_proj", queries, spec.hidden),
-            ("self_attn.k_proj", keys, spec.hidden),
-            ("self_attn.v_proj", keys, spec.hidden),
-            ("self_attn.o_proj", spec.hidden, queries),
-            ("mlp.gate_proj", shape.ffn, spec.hidden),
-            ("mlp.up_proj", shape.ffn, spec.hidden),
-            ("mlp.down_proj", spec.hidden, shape.ffn),
-        ):
+        if shape.heads:
+            layer.self_attn.num_key_value_groups = shape.heads // shape.kv_heads
+        else:
+            _take_out_attention(layer, FAMILIES[spec.family], shape)
+        for role, part in linears_of(shape).items():
             linear = layer.get_submodule(part)
+            rows, columns = _linear_shape(role, shape, spec)
             layer.set_submodule(part, nn.Linear(columns, rows, bias=linear.bias is not None, dtype=linear.weight.dtype))
+
+
+def _linear_shape(role: str, layer: LayerSpec, spec: ModelSpec) -> tuple[int, int]:
+    inner = {
+        "attn_q": layer.heads * spec.head_dim,
+        "attn_k": layer.kv_heads * spec.head_dim,
+        "attn_v": layer.kv_heads * spec.head_dim,
+        "attn_output": layer.heads * spec.head_dim,
+    }.get(role, layer.ffn)
+    return (spec.hidden, inner) if role in ("attn_output", "ffn_down") else (inner, spec.hidden)
+
+
+def _take_out_attention(layer: Any, family: Family, shape: LayerSpec) -> None:
+    """Nothing is added to the stream where a layer's attention was, and the norms around it are gone with it."""
+    layer.self_attn = _NoAttention()
+    for part in family.norms.keys() - family.norms_of(shape).keys():
+        if "." not in part:  # those within the attention went with it
+            layer.set_submodule(part, nn.Identity())
+
+
+class _NoAttention(nn.Module):
+    """Adds nothing to the residual stream."""
+
+    def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+        return torch.zeros_like(hidden_states), None
 
 
 def load_parameter(

@@ -27,25 +27,28 @@ def repaired_by_hand(
     *,
     writers: bool = True,
     gone: tuple[int, ...] = (),
+    deaf: tuple[int, ...] = (),
 ) -> tuple[nn.Module, int]:
     """``narrow``, its layers solved, and how many groups of linears were changed.
 
     Readers that have other outputs than the whole model's are left as they are. In front of a gap the stream that is
-    wanted of a feed-forward is the one behind it.
+    wanted of a feed-forward is the one behind it; in front of a layer that is ``deaf``, which has no attention left,
+    the one behind that.
     """
     kept, changes = torch.from_numpy(channels), 0
     depth = len(list(whole.get_submodule("model.layers").children()))
     stays = [index for index in range(depth) if index not in gone]
     for place, (index, until) in enumerate(zip(stays, (*stays[1:], depth), strict=True)):
         for group in GROUPS:
-            if len(group) == 1 and not writers:
+            if (len(group) == 1 and not writers) or (index in deaf and group[0].startswith("self_attn.")):
                 continue
             _, outputs, stream = run(whole, index, group, windows)
             inputs, own, left = run(narrow, place, group, windows)
             if len(group) > 1 and outputs.shape != own.shape:
                 continue
             if group == GROUPS[-1]:
-                stream = run(whole, until - 1, group, windows)[2]
+                stream = run(whole, until, GROUPS[1], windows)[2] if until in deaf else stream
+                stream = run(whole, until - 1, group, windows)[2] if until not in deaf else stream
             if len(group) == 1:
                 missing, weights = stream[..., kept] - left, 1 / stream.square().mean(-1, keepdim=True)
             else:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from edgepress.artifact.families import LINEARS, READERS, layer_name
+from edgepress.artifact.families import LINEARS, READERS, layer_name, readers_in
+from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
 from edgepress.compress.calibrate.skeleton import Skeleton
@@ -53,7 +54,7 @@ def input_histograms(
     Returns:
         float64, (BINS,): equal bins from 0 to the input's end.
     """
-    found = {name: np.zeros(BINS) for name in _first_readers(source.spec.depth)}
+    found = {name: np.zeros(BINS) for name in _first_readers(source.spec)}
 
     def observe(name: str, inputs: torch.Tensor) -> None:
         if not ends[name] > 0:
@@ -105,7 +106,8 @@ def _walk(source: WeightSource, windows: NDArray[np.int32], observe: Observe) ->
     hidden = skeleton.embed()
     for index in range(source.spec.depth):
         layer = skeleton.fill(index, skeleton.read_layer(index))
-        handles = [_listen(layer, index, readers[0], observe) for readers in READERS.values()]
+        own = readers_in(source.spec.layers[index])
+        handles = [_listen(layer, index, readers[0], observe) for readers in own.values()]
         for batch in skeleton.batches:
             hidden[batch] = skeleton.run(layer, index, hidden[batch])
         for handle in handles:
@@ -123,8 +125,9 @@ def _listen(layer: nn.Module, index: int, role: str, observe: Observe) -> Remova
     return layer.get_submodule(LINEARS[role]).register_forward_pre_hook(hook)
 
 
-def _first_readers(depth: int) -> list[str]:
-    return [layer_name(i, LINEARS[readers[0]]) for i in range(depth) for readers in READERS.values()]
+def _first_readers(spec: ModelSpec) -> list[str]:
+    layers = enumerate(spec.layers)
+    return [layer_name(i, LINEARS[readers[0]]) for i, layer in layers for readers in readers_in(layer).values()]
 
 
 def _readers(first: str, depth: int) -> list[str]:

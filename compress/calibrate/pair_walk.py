@@ -81,7 +81,7 @@ class PairVisit:
         self, skeleton: Skeleton, index: int, original: torch.Tensor, compressed: torch.Tensor, *, bfloat16: bool
     ) -> None:
         self._skeleton, self.index, self._bfloat16 = skeleton, index, bfloat16
-        self.windows = skeleton.samples
+        self.windows, self.shape = skeleton.samples, skeleton.source.spec.layers[index]
         self._prefix = LAYER.format(i=index)
         self._hidden = (original, compressed)
         self.tensors = skeleton.read_layer(index)

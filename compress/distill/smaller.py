@@ -104,6 +104,8 @@ def check_smaller(source: WeightSource, size: Size) -> None:
         )
     for index, layer in zip(size.layers, small.layers, strict=True):
         whole = large.layers[index]
+        if not (whole.heads and layer.heads):
+            raise InputError(f"start: layer {index} of the larger model has no attention; weight selection needs some")
         _within("intermediate_size", layer.ffn, whole.ffn)
         _within("num_key_value_heads", layer.kv_heads, whole.kv_heads)
         _within("query heads per key-value head", layer.heads // layer.kv_heads, whole.heads // whole.kv_heads)

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterable
-from math import isfinite
+from collections.abc import Callable, Iterable, Mapping
+from math import inf, isfinite
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.depth import drop_layers
@@ -84,32 +85,55 @@ def choose_layers(
         return []
     judged = windows[: max(1, JUDGING_TOKENS // windows.shape[1])]
     divergence = Divergence(source, judged)
-    chosen = _one_by_one(source, drop, judged, divergence)
+    influence = dict(enumerate(block_influence(source, judged)))
+
+    def cost(gone: Layers) -> float:
+        removed = Removed(layers=gone)
+        return divergence.of(removed.change(source.spec)) if _starts_with_attention(source.spec, removed) else inf
+
+    chosen = one_by_one(influence, drop, cost, "layer")
     if tried_in is None:
         return sorted(chosen)
-    influence = block_influence(source, judged, drop)
-    starts = sorted(range(len(influence)), key=lambda start: influence[start])[: PROPOSED if drop == 1 else RUNS]
-    proposals = dict.fromkeys([tuple(sorted(chosen)), *(tuple(range(start, start + drop)) for start in starts)])
+    runs = block_influence(source, judged, drop)
+    starts = sorted(range(len(runs)), key=lambda start: runs[start])[: PROPOSED if drop == 1 else RUNS]
+    neighbours = [tuple(range(start, start + drop)) for start in starts]
+    neighbours = [run for run in neighbours if _starts_with_attention(source.spec, Removed(layers=run))]
+    proposals = dict.fromkeys([tuple(sorted(chosen)), *neighbours])
     rest = windows[len(judged) :][: max(1, REPAIRING_TOKENS // windows.shape[1])]
     return list(_best_repaired(source, proposals, rest if len(rest) else judged, divergence, tried_in))
 
 
-def _one_by_one(source: WeightSource, drop: int, judged: NDArray[np.int32], divergence: Divergence) -> Layers:
-    influence, gone = block_influence(source, judged), list[int]()
+def _starts_with_attention(spec: ModelSpec, removed: Removed) -> bool:
+    return spec.layers[removed.kept_layers(spec.depth)[0]].heads > 0
+
+
+def one_by_one(influence: Mapping[int, float], drop: int, cost: Callable[[Layers], float], what: str) -> Layers:
+    """Of the few candidates of least influence, the one of least cost goes; the next is sought without it.
+
+    Args:
+        influence: of each candidate.
+        drop: how many go.
+        cost: divergence without some.
+        what: goes, in words.
+
+    Raises:
+        InputError: no candidate's divergence is finite.
+    """
+    gone = list[int]()
     with progress("prune_layers", drop * PROPOSED) as advance:
         for _ in range(drop):
-            left = sorted(set(range(source.spec.depth)) - set(gone), key=lambda index: influence[index])[:PROPOSED]
+            left = sorted(influence.keys() - gone, key=lambda index: influence[index])[:PROPOSED]
             costs = {}
             for index in left:
-                costs[index] = divergence.of(Removed(layers=(*gone, index)).change(source.spec))
+                costs[index] = cost((*gone, index))
                 advance(1)
             best = min(costs, key=lambda index: (not isfinite(costs[index]), costs[index]))
             if not isfinite(costs[best]):
                 raise InputError(
-                    f"prune_layers: the divergence without layer {best} is not finite: the model overflows"
+                    f"prune_layers: the divergence without {what} {best} is not finite: the model overflows"
                 )
             gone.append(best)
-            say(f"prune_layers: layer {best} goes, divergence {costs[best]:.4f}")
+            say(f"prune_layers: {what} {best} goes, divergence {costs[best]:.4f}")
     return tuple(gone)
 
 

@@ -57,14 +57,17 @@ class PruneHeads(
 class PruneLayers(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step", tag="prune_layers"
 ):
-    """Drop whole layers. Those that change their input least are proposed, the true divergence decides.
+    """Drop whole layers, or their attention. Those that change their input least are proposed, the true divergence
+    decides.
 
     drop        how many
+    part        layer: all of it. attention: only that, with the norms around it; the first layer keeps its own
     repair      solve what stays for the residual stream of the whole model; not for models that normalise what a layer
                 adds to it (gemma3)
     """
 
     drop: Natural
+    part: Literal["layer", "attention"] = "layer"
     repair: bool = True
 
 

@@ -18,12 +18,13 @@ _ENDS = (LINEARS["attn_output"], LINEARS["ffn_down"])
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """Either ``layers``, by their place in the model before the step; or, for each layer, the ``columns`` that stay of
-    the linear with the role ``reader``; or the ``channels`` of the residual stream that stay, and by a norm's name the
-    factor by which its gains are ``rescaled`` where the others are zero.
+    """Either ``layers``, by their place in the model before the step; or those whose ``attention`` is gone; or, for
+    each layer, the ``columns`` that stay of the linear with the role ``reader``; or the ``channels`` of the residual
+    stream that stay, and by a norm's name the factor by which its gains are ``rescaled`` where the others are zero.
     """
 
     layers: tuple[int, ...] = ()
+    attention: tuple[int, ...] = ()
     reader: str = ""
     columns: tuple[tuple[int, ...], ...] = ()
     channels: tuple[int, ...] = ()
@@ -41,7 +42,7 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
             return self._without_columns(spec)
         if self.channels:
             return self._without_channels(spec)
-        ends = _ends(self.layers)
+        ends = _ends(self.layers) | _ends(self.attention, (LINEARS["attn_output"],))
         return lambda name, values: np.zeros_like(values) if name in ends else values
 
     def _without_columns(self, spec: ModelSpec) -> Change:
@@ -77,9 +78,9 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
         return masked
 
 
-def _ends(layers: Iterable[int]) -> set[str]:
+def _ends(layers: Iterable[int], parts: tuple[str, ...] = _ENDS) -> set[str]:
     """Names of all that writes into the residual stream in some layers."""
-    return {layer_name(index, part, leaf) for index in layers for part in _ENDS for leaf in ("weight", "bias")}
+    return {layer_name(index, part, leaf) for index in layers for part in parts for leaf in ("weight", "bias")}
 
 
 def write_removed(removed: Removed, directory: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import CheckpointWriter
-from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD, LINEAR_GROUPS, LINEARS, layer_name
+from edgepress.artifact.families import EMBEDDING, FINAL_NORM, HEAD, layer_name, linear_groups_of, linears_of
 from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics
@@ -51,8 +51,8 @@ def check_widths(spec: ModelSpec, pattern: Pattern) -> None:
 def zero_share(source: WeightSource) -> float:
     """The share of the weights of the layers' matrices that is zero."""
     zeros = count = 0
-    for index in range(source.spec.depth):
-        for part in LINEARS.values():
+    for index, layer in enumerate(source.spec.layers):
+        for part in linears_of(layer).values():
             values = source.read(layer_name(index, part))
             zeros, count = zeros + int((values == 0).sum()), count + values.size
     return zeros / count
@@ -89,7 +89,7 @@ def _layers(source: WeightSource, step: Sparsify, windows: NDArray[np.int32]) ->
 
 def _sparse_layer(visit: PairVisit, step: Sparsify) -> Tensors:
     pattern, tensors = pattern_of(step), dict(visit.tensors)
-    for group in LINEAR_GROUPS:
+    for group in linear_groups_of(visit.shape):
         names = [layer_name(visit.index, part) for part in group]
         solve = _Solver(visit.statistics(names[0]), step, pattern)
         for name in names:

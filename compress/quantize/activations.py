@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.activations import HIGHEST
-from edgepress.artifact.families import LINEARS, READERS, layer_name
+from edgepress.artifact.families import LINEARS, layer_name, readers_in
 from edgepress.artifact.float8 import LARGEST, nearest_e4m3
 from edgepress.artifact.plan import ActivationFormat
 from edgepress.artifact.weights import WeightSource
@@ -82,9 +82,9 @@ def prepare_activations(
 def _column_weights(model: WeightSource) -> Mapping[str, Floats]:
     """‖W_·j‖² over all linears that read an input, (columns,), by each linear's name."""
     weights: dict[str, Floats] = {}
-    for layer in range(model.spec.depth):
-        for readers in READERS.values():
-            names = [layer_name(layer, LINEARS[reader]) for reader in readers]
+    for index, layer in enumerate(model.spec.layers):
+        for readers in readers_in(layer).values():
+            names = [layer_name(index, LINEARS[reader]) for reader in readers]
             total = np.sum([np.square(model.read(name)).sum(axis=0) for name in names], axis=0)
             weights |= dict.fromkeys(names, total)
     return weights

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.families import EMBEDDING, HEAD, LAYER, LINEAR_GROUPS, layer_name
+from edgepress.artifact.families import EMBEDDING, HEAD, LAYER, layer_name, linear_groups_of
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics
 from edgepress.compress.calibrate.pair_walk import PairVisit, PairWalk
@@ -47,7 +47,7 @@ def quantize_in_sequence(source: WeightSource, windows: NDArray[np.int32], forma
 
 
 def _layer(visit: PairVisit, formats: Formats) -> Shard:
-    for group in LINEAR_GROUPS:
+    for group in linear_groups_of(visit.shape):
         names = [layer_name(visit.index, part) for part in group]
         statistics = visit.statistics(names[0])
         solver = InputSolver(statistics)

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgepress.artifact.families import READERS
+from edgepress.artifact.families import readers_in
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.quantize.folding import Factors, Floats, FoldedModel, over_readers, readers_of
 
@@ -56,8 +56,8 @@ def smooth(
         strength: SmoothQuant's a.
     """
     model = FoldedModel(source)
-    for layer in range(source.spec.depth):
-        for role in READERS:
+    for layer, shape in enumerate(source.spec.layers):
+        for role in readers_in(shape):
             if rounded_inputs & set(readers_of(layer, role)):
                 model.fold(layer, role, _factors(model, layer, role, input_max, strength))
     return model

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.families import EMBEDDING, HEAD, LINEAR_GROUPS, layer_name
+from edgepress.artifact.families import EMBEDDING, HEAD, layer_name, linear_groups_of
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
@@ -123,7 +123,7 @@ def _matrices(source: WeightSource, windows: NDArray[np.int32]) -> Iterator[tupl
         tensors = skeleton.read_layer(index)
         layer = skeleton.fill(index, tensors)
         moments, handles = {}, []
-        for group in LINEAR_GROUPS:
+        for group in linear_groups_of(source.spec.layers[index]):
             moments[group] = Moments()
             handles.append(layer.get_submodule(group[0]).register_forward_pre_hook(_adder(moments[group])))
         for batch in skeleton.batches:

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgepress.artifact.families import EMBEDDING, HEAD, LINEARS, layer_name
+from edgepress.artifact.families import EMBEDDING, HEAD, layer_name, linears_of
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.progress import progress
@@ -97,8 +97,8 @@ def _logit_gradient(hidden: torch.Tensor, head: torch.Tensor, generator: torch.G
 
 def _backward(skeleton: Skeleton, index: int, states: torch.Tensor, gradient: torch.Tensor) -> dict[str, float]:
     """Costs of a layer's linears; ``gradient`` becomes that of the layer's inputs."""
-    layer = skeleton.fill(index, skeleton.read_layer(index))
-    meters = {layer_name(index, part): _Meter(layer.get_submodule(part)) for part in LINEARS.values()}
+    layer, shape = skeleton.fill(index, skeleton.read_layer(index)), skeleton.source.spec.layers[index]
+    meters = {layer_name(index, part): _Meter(layer.get_submodule(part)) for part in linears_of(shape).values()}
     for batch in skeleton.batches:
         inputs = states[batch].clone().requires_grad_(True)
         output = skeleton.run(layer, index, inputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LINEARS, Family, layer_name
+from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, Family, layer_name, linears_of
 from edgepress.artifact.hf_config import model_spec
 from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.compress.student.student import StoredTensor
@@ -53,12 +53,13 @@ def expected_shapes(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Sha
     shapes: dict[str, Shape] = {EMBEDDING: (spec.vocab, spec.hidden)}
     for index, layer in enumerate(spec.layers):
         linears = _linear_shapes(spec, layer)
-        for norm in family.norms:
+        for norm in family.norms_of(layer):
             shapes[layer_name(index, norm)] = (spec.head_dim if norm.startswith("self_attn.") else spec.hidden,)
         for part, shape in linears.items():
             shapes[layer_name(index, part)] = shape
         for part in biased(family, config):
-            shapes[layer_name(index, part, "bias")] = linears[part][:1]
+            if part in linears:
+                shapes[layer_name(index, part, "bias")] = linears[part][:1]
     shapes[FINAL_NORM] = (spec.hidden,)
     return shapes if spec.tied else shapes | {HEAD: (spec.vocab, spec.hidden)}
 
@@ -80,7 +81,7 @@ def _linear_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, Shape]:
         "ffn_up": (layer.ffn, spec.hidden),
         "ffn_down": (spec.hidden, layer.ffn),
     }
-    return {part: by_role[role] for role, part in LINEARS.items()}
+    return {part: by_role[role] for role, part in linears_of(layer).items()}
 
 
 def in_expected_order(

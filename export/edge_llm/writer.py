@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, LINEARS, layer_name
+from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, layer_name, linears_of
 from edgepress.artifact.plan import ModelPlan
 from edgepress.errors import InputError, ParityError
 from edgepress.export.edge_llm.gptq import pack_gptq, unpack_gptq
@@ -69,7 +69,7 @@ def check_edge_llm_support(plan: ModelPlan) -> None:
 
 def linear_names(plan: ModelPlan) -> list[str]:
     """The weights of all layers' linears."""
-    return [layer_name(i, part) for i in range(plan.spec.depth) for part in LINEARS.values()]
+    return [layer_name(i, part) for i, layer in enumerate(plan.spec.layers) for part in linears_of(layer).values()]
 
 
 def packed_names(plan: ModelPlan) -> list[str]:

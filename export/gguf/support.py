@@ -69,9 +69,12 @@ def _refuse(family: Family, what: str) -> InputError:
 def _check_shapes(spec: ModelSpec, family: Family, graph: Graph) -> None:
     if not spec.uniform and not family.gguf_per_layer:
         held = ", ".join(row.name for row in FAMILIES.values() if row.gguf_per_layer)
+        lacking = len(spec.attending) < spec.depth
+        what = "some layers have no attention" if lacking else "heads or ffn width differ from layer to layer"
+        way = "" if lacking else "prune with widths: uniform, or "
         raise InputError(
-            f"GGUF export: heads or ffn width differ from layer to layer, which llama.cpp has for {held} models only, "
-            f"not for {family.name}; prune with widths: uniform, or export to onnx"
+            f"GGUF export: {what}, which llama.cpp has for {held} models only, not for {family.name}; "
+            f"{way}export to onnx"
         )
     if spec.depth > MAX_LAYERS:
         raise _refuse(family, f"{spec.depth} layers (at most {MAX_LAYERS})")

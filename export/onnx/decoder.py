@@ -8,12 +8,12 @@
     logits = W_lm · norm(h)
 
 Keys and values are (batch, kv_heads, tokens, head_dim), float32, each layer with its own kv_heads, which
-onnxruntime-genai reads from the graph's inputs. GroupQueryAttention rotates (halves, not pairs), appends to the cache
-and masks; its ``local_window_size`` counts the query's own key, as ``LayerSpec.window`` does. q, k and v are one
-product where they have one format, float inputs and no norm of their own (the CPU kernel refuses ``q_norm_weight``).
-It rotates heads of a multiple of 16 values only: others are rotated by an operator of their own, to the positions that
-GroupQueryAttention gives: behind what the mask shows of the sequence besides the tokens that come in.
-The addition of the residual is part of the norm after it.
+onnxruntime-genai reads from the graph's inputs; ``i`` counts the layers that have attention. GroupQueryAttention
+rotates (halves, not pairs), appends to the cache and masks; its ``local_window_size`` counts the query's own key, as
+``LayerSpec.window`` does. q, k and v are one product where they have one format, float inputs and no norm of their own
+(the CPU kernel refuses ``q_norm_weight``). It rotates heads of a multiple of 16 values only: others are rotated by an
+operator of their own, to the positions that GroupQueryAttention gives: behind what the mask shows of the sequence
+besides the tokens that come in. The addition of the residual is part of the norm after it.
 
 Operators and names: facts from onnxruntime-genai's builder and onnxruntime's operator schemas.
 """
@@ -29,6 +29,7 @@ from edgepress.export.onnx.graph import MICROSOFT, Graph, Piece, Value
 from edgepress.export.onnx.linear import INT8_ACTIVATIONS, Matrix
 
 _QKV = ("attn_q", "attn_k", "attn_v")
+_CACHES = ("past_key_values", "present")
 
 # The activation's operator; QuickGelu with alpha 1 is x · sigmoid(x).
 _ACTIVATIONS: dict[str, Callable[[Graph, str, str], str]] = {
@@ -62,7 +63,8 @@ class _Decoder:
         embedding = Matrix(graph, self._tensors, [EMBEDDING], "model.embed_tokens")
         self._hidden = self._embed(embedding)
         for i, layer in enumerate(self._spec.layers):
-            self._attention(i, layer, seqlens, total)
+            if layer.heads:
+                self._attention(i, layer, seqlens, total)
             self._feed_forward(i)
         normed = self._normed(FINAL_NORM, "/model/norm")
         head = embedding if self._spec.tied else Matrix(graph, self._tensors, [HEAD], "lm_head")
@@ -82,14 +84,14 @@ class _Decoder:
         self._graph.outputs.extend(self._cache("present", "total_sequence_length"))
 
     def _cache(self, prefix: str, length: str) -> list[Value]:
-        """Keys and values of all layers, (batch, kv_heads, tokens, head_dim)."""
+        """Keys and values of all layers with attention, (batch, kv_heads, tokens, head_dim)."""
         return [
             Value(
                 name=f"{prefix}.{i}.{side}",
                 dtype="float32",
-                shape=("batch_size", layer.kv_heads, length, self._spec.head_dim),
+                shape=("batch_size", self._spec.layers[index].kv_heads, length, self._spec.head_dim),
             )
-            for i, layer in enumerate(self._spec.layers)
+            for i, index in enumerate(self._spec.attending)
             for side in ("key", "value")
         ]
 
@@ -114,11 +116,12 @@ class _Decoder:
         graph, place = self._graph, f"/layers.{i}/attn"
         x = self._normed(layer_name(i, "input_layernorm"), f"/layers.{i}/input_layernorm")
         rotary = self._rotary(layer) if self._rotates_inside else ("", "")
-        past = [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
+        place_in_cache = self._spec.attending.index(i)
+        past, present = ([f"{name}.{place_in_cache}.{side}" for side in ("key", "value")] for name in _CACHES)
         attended = graph.node(
             "GroupQueryAttention",
             [*self._queries_keys_values(i, layer, x), *past, seqlens, total, *rotary],
-            [f"{place}/gqa", f"present.{i}.key", f"present.{i}.value"],
+            [f"{place}/gqa", *present],
             domain=MICROSOFT,
             num_heads=layer.heads,
             kv_num_heads=layer.kv_heads,

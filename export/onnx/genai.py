@@ -93,7 +93,7 @@ def _decoder(plan: ModelPlan) -> dict[str, Any]:
             "present_value_names": "present.%d.value",
         },
         "num_attention_heads": first.heads,
-        "num_hidden_layers": plan.spec.depth,
+        "num_hidden_layers": len(plan.spec.attending),  # read as the number of key-value caches, and for nothing else
         "num_key_value_heads": first.kv_heads,
     }
 

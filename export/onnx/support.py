@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LINEARS, is_matrix, layer_name
+from edgepress.artifact.families import (
+    EMBEDDING,
+    FAMILIES,
+    FINAL_NORM,
+    HEAD,
+    LINEARS,
+    is_matrix,
+    layer_name,
+    linears_of,
+)
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.artifact.spec import LayerSpec, ModelSpec
@@ -41,7 +50,7 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Hugging Face name → shape of every tensor that the graph has a place for; biases may be absent."""
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (spec.vocab, spec.hidden)}
     for i, layer in enumerate(spec.layers):
-        for part in FAMILIES[spec.family].norms:
+        for part in FAMILIES[spec.family].norms_of(layer):
             per_head = part.startswith("self_attn.")
             shapes[layer_name(i, part)] = (spec.head_dim if per_head else spec.hidden,)
         for role, (rows, columns) in _linear_shapes(spec, layer).items():
@@ -57,7 +66,7 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 def _linear_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, tuple[int, int]]:
     """(out, in) of each of a layer's matrices."""
     queries, keys = layer.heads * spec.head_dim, layer.kv_heads * spec.head_dim
-    return {
+    shapes = {
         "attn_q": (queries, spec.hidden),
         "attn_k": (keys, spec.hidden),
         "attn_v": (keys, spec.hidden),
@@ -66,6 +75,7 @@ def _linear_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, tuple[int, in
         "ffn_up": (layer.ffn, spec.hidden),
         "ffn_down": (spec.hidden, layer.ffn),
     }
+    return {role: shapes[role] for role in linears_of(layer)}
 
 
 def _check_format(tensor: TensorPlan) -> None:

@@ -58,7 +58,8 @@ class _Decoder:
         embedding = Matrix(graph, self._tensors, EMBEDDING, "model.embed_tokens", looked_up=True)
         self._hidden = self._embed(embedding)
         for i, layer in enumerate(spec.layers):
-            self._attention(i, layer)
+            if layer.heads:
+                self._attention(i, layer)
             self._feed_forward(i)
         normed = self._norm(self._hidden, FINAL_NORM, "/model/norm", spec.hidden)
         head = embedding if spec.tied else Matrix(graph, self._tensors, HEAD, "lm_head")
@@ -78,10 +79,10 @@ class _Decoder:
         self._graph.outputs += self._cache("present", "total")
 
     def _cache(self, prefix: str, length: str) -> list[Value]:
-        heads = [layer.kv_heads for layer in self._spec.layers for _side in range(2)]
+        heads = [self._spec.layers[index].kv_heads for index in self._spec.attending for _side in range(2)]
         return [
             Value(name=name, dtype="float16", shape=("batch", kv_heads, length, self._spec.head_dim))
-            for name, kv_heads in zip(cache_names(self._spec.depth, prefix), heads, strict=True)
+            for name, kv_heads in zip(cache_names(len(self._spec.attending), prefix), heads, strict=True)
         ]
 
     def _embed(self, embedding: Matrix) -> str:
@@ -153,7 +154,8 @@ class _Decoder:
     def _appended(self, i: int, side: str, new: str) -> str:
         """The layer's keys or values behind those of the cache."""
         half = self._graph.node("Cast", [new], f"{new}/{side}", to="float16")
-        return self._graph.node("Concat", [f"past_key_values.{i}.{side}", half], f"present.{i}.{side}", axis=2)
+        place = self._spec.attending.index(i)
+        return self._graph.node("Concat", [f"past_key_values.{place}.{side}", half], f"present.{place}.{side}", axis=2)
 
     def _feed_forward(self, i: int) -> None:
         graph, place = self._graph, f"/layers.{i}/mlp"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.families import LINEARS, is_matrix, layer_name
+from edgepress.artifact.families import is_matrix, layer_name, linears_of
 from edgepress.artifact.plan import ModelPlan
 from edgepress.artifact.tensorrt_layout import (
     DEFAULTS,
@@ -75,7 +75,8 @@ def export_tensorrt(checkpoint: Checkpoint, directory: Path, options: TensorrtOp
 
 def _two_of_four_are_zero(checkpoint: Checkpoint) -> bool:
     """Whether every four neighbouring inputs of the layers' matrices have two zeros; the first dense matrix tells."""
-    names = (layer_name(i, part) for i in range(checkpoint.spec.depth) for part in LINEARS.values())
+    layers = enumerate(checkpoint.spec.layers)
+    names = (layer_name(i, part) for i, layer in layers for part in linears_of(layer).values())
     return all(_has_pattern(checkpoint.read(name)) for name in names)
 
 

@@ -103,7 +103,7 @@ def awq(source: WeightSource, windows: NDArray[np.int32], formats: Mapping[str, 
     model, family = FoldedModel(source), FAMILIES[source.spec.family]
     roles = [role for role in READERS if role in family.norms.values()]
     for layer, moments in layer_moments(source, windows, roles):
-        for role in roles:
+        for role in moments:
             weights = {name: source.read(name) for name in readers_of(layer, role)}
             rounded = {
                 name: (_sample(weight), formats[name])

@@ -25,9 +25,9 @@ def folding_factors(gains: Factors) -> Factors:
 def fold_norms(source: WeightSource) -> FoldedModel:
     """The model with every norm that has linears behind it set to ones."""
     model, family = FoldedModel(source), FAMILIES[source.spec.family]
-    for part, role in family.norms.items():
-        if role in READERS:
-            for layer in range(source.spec.depth):
+    for layer, shape in enumerate(source.spec.layers):
+        for part, role in family.norms_of(shape).items():
+            if role in READERS:
                 model.fold(layer, role, folding_factors(gain(source, layer_name(layer, part))))
     if HEAD in source.names:
         factors = folding_factors(gain(source, FINAL_NORM))

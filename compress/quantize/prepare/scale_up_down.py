@@ -20,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.artifact.families import readers_in
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.quantize.folding import Factors, Floats, FoldedModel, over_readers, readers_of
 
@@ -42,7 +43,9 @@ def evening_factors(energy: NDArray[np.float64]) -> Factors:
 def even_columns(source: WeightSource, role: str) -> FoldedModel:
     """Even out the columns of what reads ``role``'s output; a feature that several query heads read counts them all."""
     model = FoldedModel(source)
-    for layer in range(source.spec.depth):
+    for layer, shape in enumerate(source.spec.layers):
+        if role not in readers_in(shape):
+            continue
         energy = column_energy([source.read(name) for name in readers_of(layer, role)])
         model.fold(layer, role, evening_factors(over_readers(energy, source.spec, layer, role)))
     return model

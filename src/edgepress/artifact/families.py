@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from edgepress.artifact.spec import ModelSpec
+from edgepress.artifact.spec import LayerSpec, ModelSpec
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -56,6 +56,7 @@ _SANDWICH_NORMS = {
 # Linears that may have a bias, with the configuration's option that turns it on.
 _ATTENTION_BIASES = {f"self_attn.{part}_proj": "attention_bias" for part in "qkvo"}
 _MLP_BIASES = {f"mlp.{part}_proj": "mlp_bias" for part in ("gate", "up", "down")}
+_ATTENTION_NORMS = ("attn_norm", "post_attention_norm", "attn_q_norm", "attn_k_norm")
 _QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 
 
@@ -94,6 +95,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     def part(self, role: str) -> str:
         """Hugging Face's name within a layer for a linear or norm that llama.cpp calls ``role``."""
         return LINEARS.get(role) or next(part for part, norm in self.norms.items() if norm == role)
+
+    def norms_of(self, layer: LayerSpec) -> dict[str, str]:
+        """``norms`` that a layer has: one without attention has those around the feed-forward."""
+        return {part: role for part, role in self.norms.items() if layer.heads or role not in _ATTENTION_NORMS}
 
     def architecture(self, spec: ModelSpec) -> str:
         """What llama.cpp calls a model of this shape."""
@@ -155,6 +160,23 @@ _ALL = (
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
+
+
+def linears_of(layer: LayerSpec) -> dict[str, str]:
+    """``LINEARS`` that a layer has: one without attention has those of the feed-forward."""
+    return {role: part for role, part in LINEARS.items() if layer.heads or part.startswith("mlp.")}
+
+
+def linear_groups_of(layer: LayerSpec) -> tuple[tuple[str, ...], ...]:
+    """``LINEAR_GROUPS`` that a layer has."""
+    own = set(linears_of(layer).values())
+    return tuple(group for group in LINEAR_GROUPS if group[0] in own)
+
+
+def readers_in(layer: LayerSpec) -> dict[str, tuple[str, ...]]:
+    """``READERS`` that a layer has."""
+    own = linears_of(layer)
+    return {role: readers for role, readers in READERS.items() if readers[0] in own}
 
 
 def layer_name(index: int, part: str, leaf: str = "weight") -> str:

@@ -15,7 +15,7 @@ from edgepress.artifact.spec import LayerSpec, ModelSpec, RopeSpec
 from edgepress.errors import InputError
 
 Config = dict[str, Any]
-LAYER_SHAPES = "layer_shapes"  # the key of what only edgepress reads: heads, kv_heads and ffn of every layer
+LAYER_SHAPES = "layer_shapes"  # what only edgepress reads: heads, kv_heads and ffn by layer; 0 heads: no attention
 
 # Options that change the function, with the values under which they do nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -156,11 +156,18 @@ def _shapes(config: Config, depth: int) -> list[dict[str, int]] | None:
         return None
     if not isinstance(shapes, list) or len(shapes) != depth or not all(isinstance(shape, dict) for shape in shapes):
         raise InputError(f"config.json: {LAYER_SHAPES} must be a list of {depth} objects, one per layer")
-    found = [{field: _positive(shape, field) for field in ("heads", "kv_heads", "ffn")} for shape in shapes]
+    found = [_shape(shape, first=index == 0) for index, shape in enumerate(shapes)]
     for index, shape in enumerate(found):
-        if shape["heads"] % shape["kv_heads"]:
+        if shape["heads"] and shape["heads"] % shape["kv_heads"]:
             raise InputError(f"config.json: {LAYER_SHAPES}[{index}]: {shape['heads']} heads do not divide into groups")
     return found
+
+
+def _shape(shape: Config, *, first: bool) -> dict[str, int]:
+    """One layer's; both kinds of heads are 0 where it has no attention, which the first layer needs."""
+    if not first and shape.get("heads") == 0 and shape.get("kv_heads") == 0:
+        return {"heads": 0, "kv_heads": 0, "ffn": _positive(shape, "ffn")}
+    return {field: _positive(shape, field) for field in ("heads", "kv_heads", "ffn")}
 
 
 def _windows(config: Config, depth: int, *, always: bool) -> list[int | None]:

@@ -20,7 +20,7 @@ def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int, hidd
         head_dim: of every head.
         hidden: width of the residual stream; as it was unless given.
     """
-    first = layers[0]
+    first = layers[0]  # has attention where any has
     fields: Config = {
         "hidden_size": config["hidden_size"] if hidden is None else hidden,
         "num_hidden_layers": len(layers),

@@ -26,7 +26,11 @@ class RopeSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One decoder layer. ``window`` is the number of keys a query sees, itself included; None sees all before it."""
+    """One decoder layer. ``window`` is the number of keys a query sees, itself included; None sees all before it.
+
+    A layer without heads has no attention, nor the norms around it: its feed-forward reads what the layer reads. The
+    first layer of a model always has some.
+    """
 
     heads: int
     kv_heads: int
@@ -60,6 +64,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def depth(self) -> int:
         """Number of decoder layers."""
         return len(self.layers)
+
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The layers that have attention, and with it keys and values to cache."""
+        return tuple(index for index, layer in enumerate(self.layers) if layer.heads)
 
     @property
     def uniform(self) -> bool:

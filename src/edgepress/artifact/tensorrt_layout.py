@@ -1,6 +1,6 @@
 """tensorrt.json: what a program must know of an exported graph to build engines from it and to run it.
 
-Names and shapes of the graph, for L layers and kv_heads of each layer's own:
+Names and shapes of the graph; i counts the layers that have attention, each with kv_heads of its own:
 
     input_ids, position_ids              int64    (batch, sequence)
     attention_mask                       int64    (batch, past + sequence)
@@ -134,9 +134,9 @@ class TensorrtLayout(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def cache_names(depth: int, prefix: str) -> tuple[str, ...]:
-    """Names of all layers' keys and values; ``prefix`` is ``past_key_values`` or ``present``."""
-    return tuple(f"{prefix}.{i}.{side}" for i in range(depth) for side in ("key", "value"))
+def cache_names(count: int, prefix: str) -> tuple[str, ...]:
+    """Names of the keys and values of as many layers as have them; ``prefix`` is ``past_key_values`` or ``present``."""
+    return tuple(f"{prefix}.{i}.{side}" for i in range(count) for side in ("key", "value"))
 
 
 def decoder_layout(
@@ -158,9 +158,9 @@ def decoder_layout(
     if (options.call_tokens or 1) > context:
         raise InputError(f"TensorRT export: calls of {options.call_tokens} tokens in a context of {context}")
     fitting = max(1, min(_TOKENS_A_CALL, _LOGITS_BYTES // (4 * spec.vocab * options.batch), context))
-    inputs, outputs = _names(spec.depth)
+    inputs, outputs = _names(len(spec.attending))
     return TensorrtLayout(
-        layers=tuple(LayerCache(kv_heads=layer.kv_heads) for layer in spec.layers),
+        layers=tuple(LayerCache(kv_heads=spec.layers[index].kv_heads) for index in spec.attending),
         head_dim=spec.head_dim,
         vocab=spec.vocab,
         context=context,
@@ -208,10 +208,10 @@ def read_layout(directory: Path) -> TensorrtLayout:
     return layout
 
 
-def _names(depth: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(caches: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Of the inputs and of the outputs."""
     tokens = ("input_ids", "position_ids", "attention_mask")
-    return (*tokens, *cache_names(depth, "past_key_values")), ("logits", *cache_names(depth, "present"))
+    return (*tokens, *cache_names(caches, "past_key_values")), ("logits", *cache_names(caches, "present"))
 
 
 def _fault(layout: TensorrtLayout) -> str | None:

@@ -49,6 +49,7 @@ def _in_words(before: ModelSpec, after: ModelSpec) -> str:
     parts = [
         f"{after.hidden} channels" if after.hidden != before.hidden else "",
         f"{after.depth} layers" if after.depth != before.depth else "",
+        f"{after.depth - len(after.attending)} of them without attention" if len(after.attending) < after.depth else "",
         f"feed-forward {shape.ffn} wide" if shape.ffn != first.ffn else "",
         f"{shape.heads}/{shape.kv_heads} heads"
         if (shape.heads, shape.kv_heads) != (first.heads, first.kv_heads)

@@ -58,7 +58,7 @@ def _float_plan(student: Student, layers: tuple[LayerSpec, ...], *, biased: bool
     config = with_shapes(student.config | {"tie_word_embeddings": spec.tied}, layers, spec.head_dim)
     shapes = expected_shapes(spec, config)
     if biased:
-        for role in ("attn_output", "ffn_down"):
-            shapes |= {layer_name(i, LINEARS[role], "bias"): (spec.hidden,) for i in range(spec.depth)}
+        for role, places in (("attn_output", spec.attending), ("ffn_down", range(spec.depth))):
+            shapes |= {layer_name(i, LINEARS[role], "bias"): (spec.hidden,) for i in places}
     tensors = tuple(TensorPlan(name=name, shape=shape, format="f32") for name, shape in shapes.items())
     return ModelPlan(name="", spec=spec, config=config, tokenizer_dir=student.tokenizer_dir, tensors=tensors)

@@ -141,8 +141,9 @@ def _remove(
     student: Student, step: PruneStep, recipe: Recipe, windows: Windows, directory: Path, *, repaired: bool
 ) -> None:
     """Write what a step leaves, each reader of neurons or heads solved for its own layer; ``repaired``: it will be."""
+    from edgepress.compress.prune.choose_attention import choose_attention
     from edgepress.compress.prune.choose_layers import choose_layers
-    from edgepress.compress.prune.depth import drop_layers
+    from edgepress.compress.prune.depth import drop_attention, drop_layers
     from edgepress.compress.prune.hidden import prune_hidden
     from edgepress.compress.prune.layers import prune_widths
     from edgepress.compress.prune.parts import bias_option, part_of
@@ -152,9 +153,13 @@ def _remove(
         check_widths(student.spec, pattern_of(step))
         write_sparse(student, step, windows, directory, name=student.name)
     elif isinstance(step, PruneLayers):
-        tried_in = directory / _TRIED if repaired else None
-        gone = choose_layers(student, step.drop, windows, tried_in=tried_in)
-        drop_layers(student, gone, directory, name=student.name)
+        if step.part == "attention":
+            gone = choose_attention(student, step.drop, windows)
+            drop_attention(student, gone, directory, name=student.name)
+        else:
+            tried_in = directory / _TRIED if repaired else None
+            gone = choose_layers(student, step.drop, windows, tried_in=tried_in)
+            drop_layers(student, gone, directory, name=student.name)
     elif isinstance(step, PruneHidden):
         prune_hidden(student, step, windows, directory, name=student.name)
     else:
@@ -224,10 +229,11 @@ def shape_change(before: Student, spec: ModelSpec, parameters: int) -> str:
     """What a model's parameters went down to, and its new shape, in words."""
     widths = [layer.ffn for layer in spec.layers]
     ffn = str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
-    heads = dict.fromkeys(f"{layer.heads}/{layer.kv_heads}" for layer in spec.layers)
+    heads = dict.fromkeys(f"{spec.layers[index].heads}/{spec.layers[index].kv_heads}" for index in spec.attending)
+    attending = f" in {len(spec.attending)} of them" if len(spec.attending) < spec.depth else ""
     width = f"hidden width {spec.hidden} of {before.spec.hidden}, " if spec.hidden != before.spec.hidden else ""
     return (
         f"{before.parameters / 1e6:.1f} M parameters → {parameters / 1e6:.1f} M: {spec.depth} of {before.spec.depth} "
         f"layers, {width}feed-forward {ffn} wide, "
-        f"{' or '.join(heads)} heads (query/key-value)"
+        f"{' or '.join(heads)} heads (query/key-value){attending}"
     )
