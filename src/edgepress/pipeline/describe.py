@@ -77,7 +77,7 @@ def _shape(spec: ModelSpec) -> dict[str, Any]:
         "family": spec.family,
         "layers": spec.depth,
         "hidden": spec.hidden,
-        "heads": ", ".join(f"{count} ({kv} key-value)" for count, kv in heads),
+        "heads": ", ".join(f"{count} ({kv} key-value)" if count else "none" for count, kv in heads),
         "head_dim": spec.head_dim,
         "ffn": ", ".join(str(width) for width in widths),
         "vocabulary": spec.vocab,
