@@ -32,8 +32,7 @@ def repaired_by_hand(
     """``narrow``, its layers solved, and how many groups of linears were changed.
 
     Readers that have other outputs than the whole model's are left as they are. In front of a gap the stream that is
-    wanted of a feed-forward is the one behind it; in front of a layer that is ``deaf``, which has no attention left,
-    the one behind that.
+    wanted of a feed-forward is the one behind it. A layer that is ``deaf`` has no attention left.
     """
     kept, changes = torch.from_numpy(channels), 0
     depth = len(list(whole.get_submodule("model.layers").children()))
@@ -47,8 +46,7 @@ def repaired_by_hand(
             if len(group) > 1 and outputs.shape != own.shape:
                 continue
             if group == GROUPS[-1]:
-                stream = run(whole, until, GROUPS[1], windows)[2] if until in deaf else stream
-                stream = run(whole, until - 1, group, windows)[2] if until not in deaf else stream
+                stream = run(whole, until - 1, group, windows)[2]
             if len(group) == 1:
                 missing, weights = stream[..., kept] - left, 1 / stream.square().mean(-1, keepdim=True)
             else:

@@ -8,10 +8,11 @@ layer, each on the inputs that those before it leave by then:
 
 both linear regressions with a ridge that pulls towards the weights as they were, as far as held-out windows ask for
 (``ridge``). A reader gets back what the stream no longer tells it as far as the rest of it does; a writer makes up for
-what those before it did wrong. In front of a gap, s° is for the last linear before it the stream *behind* what is gone,
-dropped layers or a layer's attention: there W' does their work as far as it is linear in x. A head of its own is solved
-like a reader where channels are gone, with the whole model's norm n° written as a linear function of n:
-W' = W° (S + Δ), S the choice of channels. A head that is the embedding stays as it is.
+what those before it did wrong. In front of a gap of dropped layers, s° is the stream *behind* them for the last linear
+before it: there W' does their work as far as it is linear in x. (In front of attention that is gone the same brings
+nothing: the feed-forward right behind does as well.) A head of its own is solved like a reader where channels are gone,
+with the whole model's norm n° written as a linear function of n: W' = W° (S + Δ), S the choice of channels. A head that
+is the embedding stays as it is.
 
 What makes neurons or heads of which some are gone is left as it is: the whole model has others beside them. As long as
 nothing is missing, the two streams are one and nothing is solved.
@@ -101,7 +102,7 @@ class RepairWalk:
         self._parted = bool(removed.channels)
         self._smaller = Stream(smaller, windows, None if self._parted else self._whole.values)
         self._writers = (ATTENTION_WRITER, FFN_WRITER) if writes_directly(whole) else ()
-        self._bfloat16, self._attention_ahead = bfloat16, False
+        self._bfloat16 = bfloat16
 
     def layers(self) -> Iterator[Tensors]:
         """The smaller model's layers, solved, by Hugging Face name."""
@@ -131,29 +132,18 @@ class RepairWalk:
         """
         self._whole.enter(index)
         self._smaller.enter(place)
-        self._attention_ahead = self._loses_attention(place + 1)
-        in_front_of_gap = until > index + 1 or self._attention_ahead
-        if not self._parted and not in_front_of_gap and self._alike(index, place):
+        if not self._parted and until == index + 1 and self._alike(index, place):
             self._advance_whole(index + 1)
         else:
             self._part()
             for group in linear_groups_of(self._smaller.source.spec.layers[place]):
                 if group[0] == FFN_WRITER:
                     self._advance_whole(until)
-                    if self._attention_ahead:
-                        self._whole.enter(until)
                 if self._can_solve(group):
                     self._solve(group)
             self._smaller.advance()
         self._smaller.leave()
         return self._smaller.tensors
-
-    def _loses_attention(self, place: int) -> bool:
-        """Whether a layer of the smaller model lacks the attention that the whole one's has."""
-        if place >= len(self._stays):
-            return False
-        whole, smaller = (stream.source.spec.layers for stream in (self._whole, self._smaller))
-        return whole[self._stays[place]].heads > 0 and not smaller[place].heads
 
     def _advance_whole(self, until: int) -> None:
         """To the other side of its layer, and of those behind it and before layer ``until``."""
@@ -193,9 +183,9 @@ class RepairWalk:
         if group[0] not in self._writers:
             missing = self._whole.seen(group, batch).outputs - mine.outputs
             return mine.inputs, missing, torch.ones(*missing.shape[:2], 1)
-        # Where a feed-forward's is wanted, the whole model stands behind it already, in front of what is gone.
-        stands = group[0] == FFN_WRITER and not self._attention_ahead
-        wanted = self._whole.values[batch] if stands else self._whole.seen((ATTENTION_WRITER,), batch).stream
+        # The whole model's stream already stands behind what is wanted of a feed-forward.
+        stands = group[0] == FFN_WRITER
+        wanted = self._whole.values[batch] if stands else self._whole.seen(group, batch).stream
         weights = 1 / wanted.square().mean(-1, keepdim=True).clamp(min=1e-20)
         return mine.inputs, wanted[..., self._channels] - mine.stream, weights
 
