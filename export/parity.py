@@ -29,7 +29,7 @@ QUANTIZED_BOUND = 0.05
 STANDARD_BOUND = 1e-3
 _TOKENS = 192
 _STATIC_HINT = (
-    " (static int8 activations that lose much also magnify the rounding of sums: try another 'smooth' or 'clip', or "
+    " (static activations that lose much also magnify the rounding of sums: try another 'smooth' or 'clip', or "
     "another format for the linears with the loudest inputs, as a rule *.ffn_down)"
 )
 

@@ -100,7 +100,7 @@ def _layers(contents: Contents, artifacts: tuple[Artifact, ...]) -> dict[str, An
         "by_tensor": by_tensor(contents.attribution, artifacts),
         "stage_table": stage_table(contents.shape),
         "stage_words": stage_words(contents.shape),
-        "int8_inputs": any(tensor.input_format != "float" for tensor in contents.tensors),
+        "rounded_inputs": next((each.input_format for each in contents.tensors if each.input_format != "float"), ""),
         "weighted": all(error.weighted for error in contents.errors),
     }
 

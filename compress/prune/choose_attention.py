@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.families import FAMILIES
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.held_out import thin_out
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.choose_layers import JUDGING_TOKENS, one_by_one
 from edgepress.compress.prune.removed import Removed
@@ -62,7 +63,7 @@ def choose_attention(source: WeightSource, drop: int, windows: NDArray[np.int32]
     """
     if drop == 0:
         return []
-    judged = windows[: max(1, JUDGING_TOKENS // windows.shape[1])]
+    judged = thin_out(windows, max(1, JUDGING_TOKENS // windows.shape[1]))
     influence, divergence = attention_influence(source, judged), Divergence(source, judged)
     del influence[0]
 

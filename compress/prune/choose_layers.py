@@ -7,7 +7,7 @@ Two kinds of proposals. One by one: among the few layers of least influence, the
 divergence goes, and the next is sought without it, since losses do not add up. Neighbours: the few runs of as many
 layers as shall go that have the least influence together. Left alone, the former lose less, as a rule; but one gap
 leaves one place where the stream has to be made up for, and the linear in front of it does that well (``repair``). So
-all proposals are repaired on a part of the text, and judged by another one.
+all proposals are repaired on a part of the text, and judged by another one, both from all over it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.held_out import hold_out, thin_out
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.depth import drop_layers
 from edgepress.compress.prune.removed import Removed
@@ -83,7 +84,9 @@ def choose_layers(
         raise InputError(f"prune_layers: drop {drop} of {source.spec.depth} layers; at least one has to stay")
     if drop == 0:
         return []
-    judged = windows[: max(1, JUDGING_TOKENS // windows.shape[1])]
+    judged, fitted = judges_and_fit(windows)
+    if tried_in is None:
+        judged = thin_out(windows, _count(JUDGING_TOKENS, windows))
     divergence = Divergence(source, judged)
     influence = dict(enumerate(block_influence(source, judged)))
 
@@ -99,8 +102,17 @@ def choose_layers(
     neighbours = [tuple(range(start, start + drop)) for start in starts]
     neighbours = [run for run in neighbours if _starts_with_attention(source.spec, Removed(layers=run))]
     proposals = dict.fromkeys([tuple(sorted(chosen)), *neighbours])
-    rest = windows[len(judged) :][: max(1, REPAIRING_TOKENS // windows.shape[1])]
-    return list(_best_repaired(source, proposals, rest if len(rest) else judged, divergence, tried_in))
+    return list(_best_repaired(source, proposals, fitted, divergence, tried_in))
+
+
+def judges_and_fit(windows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Windows to judge by, a quarter and no more than are needed, and others to repair on; a single one is both."""
+    judged, rest = hold_out(windows)
+    return thin_out(judged, _count(JUDGING_TOKENS, windows)), thin_out(rest, _count(REPAIRING_TOKENS, windows))
+
+
+def _count(tokens: int, windows: NDArray[np.int32]) -> int:
+    return max(1, tokens // windows.shape[1])
 
 
 def _starts_with_attention(spec: ModelSpec, removed: Removed) -> bool:
@@ -133,7 +145,7 @@ def one_by_one(influence: Mapping[int, float], drop: int, cost: Callable[[Layers
                     f"prune_layers: the divergence without {what} {best} is not finite: the model overflows"
                 )
             gone.append(best)
-            say(f"prune_layers: {what} {best} goes, divergence {costs[best]:.4f}")
+            say(f"prune_layers: one by one, {what} {best}: divergence {costs[best]:.4f}")
     return tuple(gone)
 
 
@@ -153,4 +165,4 @@ def _best_repaired(
         costs[gone] = divergence.of_model(CheckpointStudent(directory / "repaired"))
         shutil.rmtree(directory)
         say(f"prune_layers: without {', '.join(map(str, gone))}, repaired on a part of the text: {costs[gone]:.4f}")
-    return min(costs, key=lambda gone: costs[gone])
+    return min(costs, key=lambda gone: (not isfinite(costs[gone]), costs[gone]))

@@ -12,7 +12,7 @@ import torch
 from edgepress.compress.calibrate.one_dnn import linear
 from edgepress.compress.prune.importance import Evidence
 from edgepress.compress.prune.obs import Moments
-from edgepress.compress.prune.ridge import HeldOut
+from edgepress.compress.prune.ridge import HeldOut, token_weights
 from edgepress.errors import InputError
 
 
@@ -81,7 +81,7 @@ class InputSums:
         ``stream``: the original's residual stream, (windows, tokens, hidden).
         """
         self._add_plain(inputs)
-        weights = 1 / stream.square().mean(-1, keepdim=True).clamp(min=1e-20)
+        weights = token_weights(stream)
         held_out = None if self._held_out is None else self._held_out.of(inputs)
         for place, part in enumerate(self._parts):
             chosen = slice(None) if held_out is None else held_out == bool(place)

@@ -39,7 +39,7 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.calibrate.skeleton import Floats
 from edgepress.compress.prune.removed import Removed, read_removed
-from edgepress.compress.prune.ridge import Regression
+from edgepress.compress.prune.ridge import Regression, token_weights
 from edgepress.compress.prune.stage import StageWriter, Tensors
 from edgepress.compress.prune.stream import ATTENTION_WRITER, FFN_WRITER, Stream
 from edgepress.compress.student.checkpoint import CheckpointStudent
@@ -186,8 +186,7 @@ class RepairWalk:
         # The whole model's stream already stands behind what is wanted of a feed-forward.
         stands = group[0] == FFN_WRITER
         wanted = self._whole.values[batch] if stands else self._whole.seen(group, batch).stream
-        weights = 1 / wanted.square().mean(-1, keepdim=True).clamp(min=1e-20)
-        return mine.inputs, wanted[..., self._channels] - mine.stream, weights
+        return mine.inputs, wanted[..., self._channels] - mine.stream, token_weights(wanted)
 
     @torch.inference_mode()
     def head(self) -> Floats:

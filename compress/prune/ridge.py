@@ -53,6 +53,14 @@ class HeldOut:
         return chosen[:, None].expand(-1, tokens)
 
 
+def token_weights(stream: torch.Tensor) -> torch.Tensor:
+    """w = 1 / mean h² of each token, (windows, tokens, 1), of the residual stream h, (windows, tokens, hidden). A token
+    with less than a thousandth of the usual energy counts as one with that: it would own the sums.
+    """
+    energy = stream.square().mean(-1, keepdim=True)
+    return 1 / energy.clamp(min=max(1e-20, 1e-3 * float(energy.median())))
+
+
 class Regression:
     """Sums over batches of windows, of which a part is held out."""
 
@@ -101,19 +109,21 @@ def ridge(sums: Sums, damping: float) -> torch.Tensor:
 
 def factor(square: torch.Tensor, damping: float) -> torch.Tensor:
     """The lower Cholesky factor of ``square`` + λ I, λ being ``damping`` of the mean of its diagonal, or as many times
-    ten more as sums want that rounding has left with negative eigenvalues; inputs that are all zero have one, too.
+    ten more as sums want that rounding has left with negative eigenvalues; inputs that are all zero have one, too, and
+    so have those that never vary, whose variance is rounding and may come out negative.
 
     Raises:
         InputError: ``square`` is not finite.
     """
-    size = torch.clamp(damping * square.diagonal().mean(), min=1e-30)
+    mean = square.diagonal().abs().mean()
+    size = torch.clamp(damping * mean, min=1e-30)
     unit = torch.eye(len(square), dtype=torch.float64)
     for _ in range(_ATTEMPTS):
         found = torch.linalg.cholesky_ex(square + size * unit)
         if not found.info:
             lower: torch.Tensor = found.L
             return lower
-        size = 10 * torch.maximum(size, 1e-9 * square.diagonal().mean())
+        size = 10 * torch.maximum(size, 1e-9 * mean)
     raise InputError("the inputs of a linear are not finite: the model overflows")
 
 

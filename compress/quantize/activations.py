@@ -30,7 +30,9 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.quantize.assign import Assignment
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.folding import FoldedModel
+from edgepress.compress.quantize.grid import FP16_MAX
 from edgepress.compress.quantize.smooth import smooth
+from edgepress.errors import InputError
 
 Floats = NDArray[np.float32]
 Counts = NDArray[np.float64]
@@ -65,6 +67,9 @@ def prepare_activations(
 
     Returns:
         The model to quantize, and the scale of each linear with rounded inputs, by its weight's name.
+
+    Raises:
+        InputError: inputs beyond what a scale can hold; names the linear.
     """
     from edgepress.compress.calibrate.inputs import input_histograms, input_maxima
 
@@ -76,6 +81,13 @@ def prepare_activations(
         histograms = input_histograms(model, windows, ends, _column_weights(model))
         searched = {name: end for name, end in ends.items() if end > 0}
         ends |= {name: best_end(histograms[name], end, step.activations) for name, end in searched.items()}
+    largest = _TOPS[step.activations] * FP16_MAX
+    for name in names:
+        if not ends[name] <= largest:
+            raise InputError(
+                f"{name}: its inputs go up to {ends[name]:.3g}, and a float16 scale for {step.activations} holds "
+                f"{largest:.3g}; give the linear a format of float inputs (f16), or the step another smooth"
+            )
     return model, {name: static_scale(ends[name], step.activations) for name in ends if name in names}
 
 

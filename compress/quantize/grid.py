@@ -27,7 +27,9 @@ def to_blocks(weight: Floats, spec: Format) -> Floats:
 
 
 def encode(scaled: Floats, spec: Format) -> NDArray[np.uint8]:
-    """Codes of the levels nearest to ``scaled`` = x / d, same shape. Ties go to the even level on uniform grids."""
+    """Codes of the levels nearest to ``scaled`` = x / d, same shape. Ties go to the even level on uniform grids,
+    to the upper one on others.
+    """
     levels = spec.levels
     if is_uniform(spec):
         places = np.rint(scaled)
@@ -71,6 +73,8 @@ def to_fp16(value: Floats, what: str) -> NDArray[np.float16]:
         InputError: a value beyond fp16's range, which no block format can store.
     """
     largest = float(np.max(np.abs(value), initial=0.0))
+    if np.isnan(largest):
+        raise InputError(f"a block's {what} overflows float32; no block format can hold these weights")
     if not largest <= FP16_MAX:
         raise InputError(
             f"a block's {what} of {largest:.3g} exceeds fp16's {FP16_MAX:.0f}; no block format can hold these weights"

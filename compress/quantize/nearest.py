@@ -10,7 +10,8 @@ Per block of values x, with L the lowest level and m the value of largest magnit
 Codes are taken with the float32 d, and d is rounded to fp16 afterwards, as ggml does: the file is the one that
 llama-quantize writes without an importance matrix, byte for byte. Source: ``quantize_row_*_ref`` in ggml-quants.c.
 
-    int8, trt_int4_*    d = max(max x / H, min x / L), H the highest level; q nearest to x/d for the fp16 d
+    int8, fp8, trt_int4_*    d = max(max x / H, min x / L), H the highest level; q nearest to x/d for the fp16 d, which
+                             is the next one above where fp16's subnormal steps are coarse
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from edgepress.compress.quantize.grid import (
 
 # ggml treats a block whose largest magnitude is below this as zero (iq4_nl only).
 _ZERO_BLOCK = np.float32(1e-15)
+_FP16_NORMAL = np.float32(2.0**-14)
 
 
 def quantize_nearest(weight: Floats, format: str) -> QuantizedTensor:
@@ -68,7 +70,10 @@ def _symmetric(blocks: Floats, spec: Format) -> tuple[NDArray[np.uint8], Floats]
 
 def _covering(blocks: Floats, spec: Format) -> tuple[NDArray[np.uint8], Floats]:
     high, low = np.float32(spec.levels[-1]), np.float32(spec.levels[0])
-    scale = shipped_scale(np.maximum(blocks.max(axis=1) / high, blocks.min(axis=1) / low), spec)
+    exact = np.maximum(blocks.max(axis=1) / high, blocks.min(axis=1) / low)
+    scale = shipped_scale(exact, spec)
+    short = (scale < exact) & (scale < _FP16_NORMAL)
+    scale[short] = np.nextafter(scale[short].astype(np.float16), np.float16(np.inf)).astype(np.float32)
     return encode(blocks / scale[:, None], spec), scale
 
 

@@ -36,6 +36,8 @@ from edgepress.compress.quantize.grid import (
 )
 
 _REFITS = 4
+# No fp16 scale is small enough for a block below this, and what is divided by it may overflow.
+_ZERO_BLOCK = np.float32(1e-30)
 _VALUES_AT_A_TIME = 1 << 18  # 1 MiB per temporary: stays in the second-level cache
 
 
@@ -44,7 +46,7 @@ def quantize_scale_search(weight: Floats, format: str, importance: Floats | None
 
     Args:
         weight: float32, (rows, columns), columns a multiple of the block.
-        format: q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl, int8 or trt_int4_*.
+        format: q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl, int8, fp8 or trt_int4_*.
         importance: float32, (columns,), mean square of each input feature; None weighs all alike.
 
     Raises:
@@ -80,6 +82,7 @@ def _emphasis(weight: Floats, importance: Floats | None) -> Floats:
 def _search_symmetric(blocks: Floats, emphasis: Floats, spec: Format) -> tuple[Floats, Floats]:
     """Best scale over the fan by the closed-form gain (Σhqx)²/Σhq²; returns (scale, zeros)."""
     extreme = signed_extreme(blocks)
+    extreme[np.abs(extreme) < _ZERO_BLOCK] = 0
     per_extreme = reciprocal(np.abs(extreme) if spec.positive else extreme)
     levels = spec.level_array()
     best = np.full(len(blocks), -1, np.float32)

@@ -55,5 +55,5 @@ def _notes(tensors: dict[str, StoredTensor], static_inputs: bool) -> tuple[str, 
     if not formats:
         return ()
     note = f"the weights were already compressed by edgepress ({', '.join(formats)}): losses add to the earlier ones"
-    dropped = "its int8 activations are left behind: as a student the checkpoint computes with float inputs"
+    dropped = "its rounded activations are left behind: as a student the checkpoint computes with float inputs"
     return (note, dropped) if static_inputs else (note,)

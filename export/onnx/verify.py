@@ -72,7 +72,10 @@ class OnnxFile:
         self._nodes = list(graph.node)
         self._readers = {name: node for node in graph.node for name in node.input}
         self._makers = {name: node for node in graph.node for name in node.output}
-        self._bytes_inside = {tensor.name: tensor.raw_data for tensor in graph.initializer if not tensor.external_data}
+        inside = [tensor for tensor in graph.initializer if not tensor.external_data]
+        self._bytes_inside = {tensor.name: tensor.raw_data for tensor in inside}
+        rounded = {onnx.TensorProto.INT8: "int8", onnx.TensorProto.FLOAT8E4M3FN: "fp8"}
+        self._types_inside = {tensor.name: rounded.get(tensor.data_type, "") for tensor in inside}
 
     @property
     def names(self) -> set[str]:
@@ -117,17 +120,18 @@ class OnnxFile:
                 found += self.products(node.output[0])
         return found
 
-    def rounding_of(self, x: str, name: str) -> float | None:
-        """The scale by which an input of signed int8 levels is rounded and made a float again; None for floats."""
+    def rounding_of(self, x: str, name: str) -> tuple[str, float] | None:
+        """What an input is rounded to, int8 or fp8, and the scale that makes it a float again; None for floats."""
         to_float = self._makers[x]
         if to_float.op_type != "DequantizeLinear":
             return None
         to_integer = self._makers[to_float.input[0]]
         scales = {float(self.array(node.input[1])) for node in (to_integer, to_float)}
-        zeros = {bytes(self._bytes_inside[node.input[2]]) for node in (to_integer, to_float)}
-        if len(scales) > 1 or zeros != {b"\0"}:
+        zeros = [node.input[2] for node in (to_integer, to_float)]
+        types = {self._types_inside[zero] for zero in zeros}
+        if len(scales) > 1 or len(types) > 1 or {bytes(self._bytes_inside[zero]) for zero in zeros} != {b"\0"}:
             raise ParityError(f"{name}: its input is rounded by one scale and made a float by another")
-        return scales.pop()
+        return types.pop(), scales.pop()
 
     def rounding(self, levels: str) -> tuple[float, int]:
         """Scale and zero point of the input that a matrix of int8 levels multiplies, the same when it is rounded as

@@ -75,7 +75,8 @@ def _levels(file: OnnxFile, entry: Initializer) -> Array:
 
 def _check_input(file: OnnxFile, checkpoint: Checkpoint, name: str, weight: str) -> None:
     """The products of a matrix round their inputs by the checkpoint's scale, or not at all."""
-    wanted = checkpoint.activation_scales.get(name)
+    scale = checkpoint.activation_scales.get(name)
+    wanted = None if scale is None else (checkpoint.activation_format, scale)
     for product in file.products(weight):
         if file.rounding_of(product.input[0], name) != wanted:
             raise ParityError(f"{name}: the exported file rounds its input by another scale than the checkpoint")

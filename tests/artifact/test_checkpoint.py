@@ -199,6 +199,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "codes beyond the levels": (_each("codes", lambda a: a + np.uint8(200)), "parts of .* are not those"),
     "codes of another type": (_each("codes", lambda a: a.astype(np.float32)), "parts of .* are not those"),
     "scales of another shape": (_each("scales", lambda a: a[:, :1].copy()), "parts of .* are not those"),
+    "activations without a format": (_text("activations.json", '{"scales": {}}'), "damaged checkpoint"),
+    "activations without scales": (_text("activations.json", '{"format": "fp8"}'), "damaged checkpoint"),
+    "scales of activations that are floats": (
+        _text("activations.json", f'{{"format": "float", "scales": {{"{UP}": 1.0}}}}'),
+        "damaged checkpoint",
+    ),
     "activations that are no JSON": (_text("activations.json", "{"), "damaged checkpoint"),
     "activations of an unknown tensor": (
         _text("activations.json", '{"format": "int8", "scales": {"model.layers.9.mlp.up_proj.weight": 0.5}}'),

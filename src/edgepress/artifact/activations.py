@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +31,11 @@ class Activations(msgspec.Struct, frozen=True):
     scales: dict[str, float] = {}
 
 
+class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["int8", "fp8"]
+    scales: dict[str, float]
+
+
 def write_activations(directory: Path, scales: Mapping[str, float], format: ActivationFormat = "int8") -> None:
     """Write the scales of rounded inputs, by the Hugging Face name of the linear's weight."""
     document = {"format": format, "scales": dict(scales)}
@@ -45,7 +51,8 @@ def read_activations(directory: Path, names: Collection[str]) -> Activations:
     path = directory / ACTIVATIONS_FILE
     if not path.is_file():
         return Activations()
-    found = msgspec.json.decode(path.read_bytes(), type=Activations)
+    stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
+    found = Activations(stored.format, stored.scales)
     for name, scale in found.scales.items():
         if name not in names:
             raise ValueError(f"{ACTIVATIONS_FILE} names {name}, which is no tensor of this model")

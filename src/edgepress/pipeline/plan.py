@@ -116,7 +116,7 @@ def _copies_beside(recipe: Recipe) -> int:
 def _check_training(model: ModelPlan, recipe: Recipe) -> None:
     """Refuse a distillation that has nothing to train."""
     if recipe.quantize.activations != "float":
-        raise InputError("qad_tokens: rounded inputs are not trained; leave out qad_tokens, or activations: int8")
+        raise InputError("qad_tokens: rounded inputs are not trained; leave out qad_tokens, or activations")
     if not any(get_format(tensor.format).levels for tensor in model.tensors if tensor.name not in (EMBEDDING, HEAD)):
         raise InputError("qad_tokens: no matrix of the layers is in a format with codes; there is nothing to train")
 

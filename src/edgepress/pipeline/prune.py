@@ -76,7 +76,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     original = student  # writes the calibration text and teaches: better than what is left of it
     steps = recipe.before_quantize
     if steps:
-        key = stage_key("prune", 2, student.digest(), calibration_digest(recipe.calibration), student.name)
+        key = stage_key("prune", 3, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(steps, start=1):
         later = [name for behind in range(place + 1, MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
@@ -160,6 +160,8 @@ def _remove(
             tried_in = directory / _TRIED if repaired else None
             gone = choose_layers(student, step.drop, windows, tried_in=tried_in)
             drop_layers(student, gone, directory, name=student.name)
+        what = "layers" if step.part == "layer" else "attention of layers"
+        say(f"prune_layers: gone: {what} {', '.join(map(str, gone)) or 'none'}")
     elif isinstance(step, PruneHidden):
         prune_hidden(student, step, windows, directory, name=student.name)
     else:

@@ -193,3 +193,15 @@ def test_every_step_of_a_path_has_its_loss_and_none_is_gained_back(llama_dir: Pa
     student = open_student(str(llama_dir))
     losses = layer_losses(student, STEPS["neurons"], WINDOWS, [32, 32], intercept=True, seed=0)
     assert all(row[0] == 0 and row == sorted(row) and len(row) == 4 for row in losses)
+
+
+@pytest.mark.parametrize("unit", STEPS)
+def test_text_of_one_token_prunes_like_any_other(unit: str, llama_dir: Path, tmp_path: Path) -> None:
+    """Inputs that never vary leave variances that rounding made, some of them below zero."""
+    windows = np.full((4, 16), 7, np.int32)
+    found = pruned(llama_dir, STEPS[unit], tmp_path / "out", half(llama_dir, STEPS[unit]), windows=windows)
+    assert all(np.isfinite(found.read(name)).all() for name in found.names)
+    with torch.inference_mode():
+        tokens = torch.from_numpy(windows[:1].astype(np.int64))
+        own, whole = (load_model(each)(tokens).logits for each in (found, open_student(str(llama_dir))))
+    torch.testing.assert_close(own, whole, rtol=0.05, atol=0.05)  # one input, and a constant that makes up for the rest

@@ -16,6 +16,7 @@ from edgepress.compress.calibrate.inputs import BINS
 from edgepress.compress.quantize.activations import best_end, prepare_activations, static_scale
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.config import QuantizeStep
+from edgepress.compress.quantize.folding import DerivedModel
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
 from edgepress.runtime.torch_reference import load_model
@@ -82,6 +83,22 @@ def test_minmax_scales_are_the_largest_inputs_of_the_smoothed_model(
     assert scales.keys() == largest.keys()
     for name, scale in scales.items():
         assert scale == pytest.approx(largest[name] / TOPS[format], rel=2e-3)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_inputs_beyond_a_half_precision_scale_are_refused_by_name(format: ActivationFormat, llama_dir: Path) -> None:
+    student = open_student(str(llama_dir))
+    step = msgspec.structs.replace(STEP, format=format, embedding="f16", activations=format, smooth=0.0, clip="minmax")
+
+    class Louder(DerivedModel):
+        """The norm in front of the first feed-forward multiplies by a hundred million."""
+
+        def read(self, name: str) -> NDArray[np.float32]:
+            values = super().read(name)
+            return values * np.float32(1e8) if name.endswith("0.post_attention_layernorm.weight") else values
+
+    with pytest.raises(InputError, match=r"layers\.0\.mlp\.\w+_proj\.weight: its inputs go up to .* float16 scale"):
+        prepare_activations(Louder(student), step, assign_formats(student, step), WINDOWS)
 
 
 def test_linears_that_share_an_input_share_its_scale(family_dir: Path) -> None:

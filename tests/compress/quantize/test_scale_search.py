@@ -78,6 +78,17 @@ def test_empty_constant_and_tiny_blocks_are_kept(format: str) -> None:
     assert np.abs(values - weight).max() < 0.01
 
 
+@pytest.mark.parametrize("format", [*FORMATS, "int8", "fp8"])
+@pytest.mark.parametrize("largest", [1e-42, 2.8e-39, 1e-37, 1e-33, 1e-12])
+def test_blocks_that_no_scale_is_small_enough_for_become_zeros(format: str, largest: float) -> None:
+    """Some of their values are zero already, and nothing overflows on the way."""
+    weight = np.zeros((3, 64), np.float32)
+    weight[0], weight[1, :7], weight[2] = 0.25, largest, -largest
+    values = quantize_scale_search(weight, format, None).dequantize()
+    assert np.abs(values[0] - 0.25).max() < 0.01
+    assert np.isfinite(values).all() and np.abs(values[1:]).max() < 1e-5
+
+
 def test_features_that_never_fire_still_get_sensible_codes() -> None:
     weight, importance = problem("gaussian", seed=7)
     importance[:96] = 0

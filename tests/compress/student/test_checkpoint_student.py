@@ -39,7 +39,7 @@ def test_a_run_is_read_as_the_values_that_it_ships(run_dir: Path) -> None:
 def test_static_activations_that_a_student_does_not_have_are_told(run_dir: Path) -> None:
     assert len(open_student(str(run_dir)).notes) == 1
     write_activations(run_dir / "checkpoint", {"model.layers.0.mlp.up_proj.weight": 0.5})
-    assert "int8 activations are left behind" in open_student(str(run_dir)).notes[1]
+    assert "rounded activations are left behind" in open_student(str(run_dir)).notes[1]
 
 
 @pytest.mark.parametrize(
