@@ -112,7 +112,7 @@ def judges_and_fit(windows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArr
 
 
 def _count(tokens: int, windows: NDArray[np.int32]) -> int:
-    return max(1, tokens // windows.shape[1])
+    return max(1, tokens // int(windows.shape[1]))
 
 
 def _starts_with_attention(spec: ModelSpec, removed: Removed) -> bool:

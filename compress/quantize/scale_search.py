@@ -116,7 +116,7 @@ def _search_affine(blocks: Floats, emphasis: Floats, spec: Format) -> tuple[Floa
     """Best (scale, minimum) over the fan by the closed-form error."""
     low = blocks.min(axis=1)
     span = blocks.max(axis=1) - low
-    per_span = reciprocal(span)
+    per_span = reciprocal(np.where(span < _ZERO_BLOCK, np.float32(0), span))
     shifted = blocks - low[:, None]
     best = np.full(len(blocks), np.inf)
     scale, minimum = np.zeros_like(low), low.copy()
