@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from edgepress.artifact.activations import HIGHEST, LOWEST
 from edgepress.artifact.checkpoint import Checkpoint
-from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, Family, linears_of
+from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, LINEARS, Family, linear_shapes
 from edgepress.artifact.float8 import LARGEST
 from edgepress.artifact.plan import ActivationFormat
 from edgepress.artifact.spec import LayerSpec, ModelSpec
@@ -118,20 +118,10 @@ def _give_layers_their_shapes(model: Any, spec: ModelSpec) -> None:
             layer.self_attn.num_key_value_groups = shape.heads // shape.kv_heads
         else:
             _take_out_attention(layer, FAMILIES[spec.family], shape)
-        for role, part in linears_of(shape).items():
+        for role, (rows, columns) in linear_shapes(spec, shape).items():
+            part = LINEARS[role]
             linear = layer.get_submodule(part)
-            rows, columns = _linear_shape(role, shape, spec)
             layer.set_submodule(part, nn.Linear(columns, rows, bias=linear.bias is not None, dtype=linear.weight.dtype))
-
-
-def _linear_shape(role: str, layer: LayerSpec, spec: ModelSpec) -> tuple[int, int]:
-    inner = {
-        "attn_q": layer.heads * spec.head_dim,
-        "attn_k": layer.kv_heads * spec.head_dim,
-        "attn_v": layer.kv_heads * spec.head_dim,
-        "attn_output": layer.heads * spec.head_dim,
-    }.get(role, layer.ffn)
-    return (spec.hidden, inner) if role in ("attn_output", "ffn_down") else (inner, spec.hidden)
 
 
 def _take_out_attention(layer: Any, family: Family, shape: LayerSpec) -> None:

@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, Family, layer_name, linears_of
+from edgepress.artifact.families import (
+    EMBEDDING,
+    FAMILIES,
+    FINAL_NORM,
+    HEAD,
+    LINEARS,
+    Family,
+    layer_name,
+    linear_shapes,
+)
 from edgepress.artifact.hf_config import model_spec
-from edgepress.artifact.spec import LayerSpec, ModelSpec
+from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.student.student import StoredTensor
 from edgepress.errors import InputError
 
@@ -52,7 +61,7 @@ def expected_shapes(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Sha
     family = FAMILIES[spec.family]
     shapes: dict[str, Shape] = {EMBEDDING: (spec.vocab, spec.hidden)}
     for index, layer in enumerate(spec.layers):
-        linears = _linear_shapes(spec, layer)
+        linears = {LINEARS[role]: shape for role, shape in linear_shapes(spec, layer).items()}
         for norm in family.norms_of(layer):
             shapes[layer_name(index, norm)] = (spec.head_dim if norm.startswith("self_attn.") else spec.hidden,)
         for part, shape in linears.items():
@@ -68,20 +77,6 @@ def biased(family: Family, config: Mapping[str, Any]) -> list[str]:
     """The linears that have a bias under a configuration."""
     options = family.bias_options(config["model_type"])
     return [part for part, option in options.items() if not option or config.get(option)]
-
-
-def _linear_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, Shape]:
-    queries, keys = layer.heads * spec.head_dim, layer.kv_heads * spec.head_dim
-    by_role: dict[str, Shape] = {
-        "attn_q": (queries, spec.hidden),
-        "attn_k": (keys, spec.hidden),
-        "attn_v": (keys, spec.hidden),
-        "attn_output": (spec.hidden, queries),
-        "ffn_gate": (layer.ffn, spec.hidden),
-        "ffn_up": (layer.ffn, spec.hidden),
-        "ffn_down": (spec.hidden, layer.ffn),
-    }
-    return {part: by_role[role] for role, part in linears_of(layer).items()}
 
 
 def in_expected_order(

@@ -10,11 +10,11 @@ from edgepress.artifact.families import (
     LINEARS,
     is_matrix,
     layer_name,
-    linears_of,
+    linear_shapes,
 )
 from edgepress.artifact.formats import get_format
 from edgepress.artifact.plan import ModelPlan, TensorPlan
-from edgepress.artifact.spec import LayerSpec, ModelSpec
+from edgepress.artifact.spec import ModelSpec
 from edgepress.errors import InputError
 from edgepress.export.onnx.genai import genai_config
 from edgepress.export.onnx.matmulnbits import container_block, held_formats
@@ -53,7 +53,7 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         for part in FAMILIES[spec.family].norms_of(layer):
             per_head = part.startswith("self_attn.")
             shapes[layer_name(i, part)] = (spec.head_dim if per_head else spec.hidden,)
-        for role, (rows, columns) in _linear_shapes(spec, layer).items():
+        for role, (rows, columns) in linear_shapes(spec, layer).items():
             shapes[layer_name(i, LINEARS[role])] = (rows, columns)
             shapes[layer_name(i, LINEARS[role], "bias")] = (rows,)
     shapes[FINAL_NORM] = (spec.hidden,)
@@ -61,21 +61,6 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         shapes[HEAD] = (spec.vocab, spec.hidden)
         shapes[HEAD.removesuffix("weight") + "bias"] = (spec.vocab,)
     return shapes
-
-
-def _linear_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, tuple[int, int]]:
-    """(out, in) of each of a layer's matrices."""
-    queries, keys = layer.heads * spec.head_dim, layer.kv_heads * spec.head_dim
-    shapes = {
-        "attn_q": (queries, spec.hidden),
-        "attn_k": (keys, spec.hidden),
-        "attn_v": (keys, spec.hidden),
-        "attn_output": (spec.hidden, queries),
-        "ffn_gate": (layer.ffn, spec.hidden),
-        "ffn_up": (layer.ffn, spec.hidden),
-        "ffn_down": (spec.hidden, layer.ffn),
-    }
-    return {role: shapes[role] for role in linears_of(layer)}
 
 
 def _check_format(tensor: TensorPlan) -> None:

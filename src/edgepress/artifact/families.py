@@ -167,6 +167,21 @@ def linears_of(layer: LayerSpec) -> dict[str, str]:
     return {role: part for role, part in LINEARS.items() if layer.heads or part.startswith("mlp.")}
 
 
+def linear_shapes(spec: ModelSpec, layer: LayerSpec) -> dict[str, tuple[int, int]]:
+    """(out, in) of each linear that a layer has, by role."""
+    queries, keys = layer.heads * spec.head_dim, layer.kv_heads * spec.head_dim
+    shapes = {
+        "attn_q": (queries, spec.hidden),
+        "attn_k": (keys, spec.hidden),
+        "attn_v": (keys, spec.hidden),
+        "attn_output": (spec.hidden, queries),
+        "ffn_gate": (layer.ffn, spec.hidden),
+        "ffn_up": (layer.ffn, spec.hidden),
+        "ffn_down": (spec.hidden, layer.ffn),
+    }
+    return {role: shapes[role] for role in linears_of(layer)}
+
+
 def linear_groups_of(layer: LayerSpec) -> tuple[tuple[str, ...], ...]:
     """``LINEAR_GROUPS`` that a layer has."""
     own = set(linears_of(layer).values())
