@@ -126,16 +126,25 @@ def _give_layers_their_shapes(model: Any, spec: ModelSpec) -> None:
 
 def _take_out_attention(layer: Any, family: Family, shape: LayerSpec) -> None:
     """Nothing is added to the stream where a layer's attention was, and the norms around it are gone with it."""
-    layer.self_attn = _NoAttention()
+    layer.self_attn = _NoAttention(layer.self_attn.layer_idx)
     for part in family.norms.keys() - family.norms_of(shape).keys():
         if "." not in part:  # those within the attention went with it
             layer.set_submodule(part, nn.Identity())
 
 
 class _NoAttention(nn.Module):
-    """Adds nothing to the residual stream."""
+    """Adds nothing to the residual stream. It counts tokens, since transformers takes the place and the length of a mask
+    from the cache of the first layer of its kind, which may be this one.
+    """
 
-    def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self._place = place
+
+    def forward(self, hidden_states: torch.Tensor, past_key_values: Any = None, **_: Any) -> tuple[torch.Tensor, None]:
+        if past_key_values is not None:
+            nothing = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+            past_key_values.update(nothing, nothing, self._place)
         return torch.zeros_like(hidden_states), None
 
 

@@ -83,6 +83,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     on_policy      share of the steps on texts that the student writes, from the first ``prompt`` tokens of a window
     precision      auto multiplies in bfloat16 where the processor or GPU does so natively; the teacher as well
     lora           train adapters of a low rank and add them to the matrices at the end; None trains all parameters
+    embedding      frozen leaves it as it is, and with it a head that is tied to it; with ``lora`` it is so in any case
     seed           of the order of the text, of what is held out, of the projectors and the adapters
     """
 
@@ -103,6 +104,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prompt: Count = 16
     precision: Literal["auto", "float32"] = "auto"
     lora: Lora | None = None
+    embedding: Literal["trained", "frozen"] = "trained"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
 
     @property
@@ -127,6 +129,7 @@ class DistillStep(
     loss           what counts
     length         of a window of files
     batch_tokens   and top_k, rate, checkpointing, lora: as in a distillation's settings
+    embedding      as there; auto freezes it where it is the teacher's still, which prune_hidden's is not
     """
 
     tokens: Count
@@ -139,9 +142,17 @@ class DistillStep(
     rate: Positive = 1e-4
     checkpointing: bool = False
     lora: Lora | None = None
+    embedding: Literal["auto", "trained", "frozen"] = "auto"
 
-    def training(self, length: int, seed: int) -> Training:
-        """How it is trained, on windows of that length."""
+    def training(self, length: int, seed: int, *, narrowed: bool = False) -> Training:
+        """How it is trained, on windows of that length.
+
+        Args:
+            length: of a window.
+            seed: of the order of the text and of what is held out.
+            narrowed: whether the student's embedding has other channels than its teacher's.
+        """
+        by_width: Literal["trained", "frozen"] = "trained" if narrowed else "frozen"
         return Training(
             tokens=self.tokens,
             length=length,
@@ -150,6 +161,7 @@ class DistillStep(
             rate=self.rate,
             checkpointing=self.checkpointing,
             lora=self.lora,
+            embedding=by_width if self.embedding == "auto" else self.embedding,
             seed=seed,
         )
 

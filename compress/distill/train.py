@@ -81,6 +81,7 @@ class Trainer:
             add_adapters(student, training.lora, training.seed)
         else:
             student.requires_grad_(True)
+            student.get_input_embeddings().requires_grad_(training.embedding == "trained")
         if training.checkpointing:
             _keep_no_activations(student)
         self._trainable = Trainable({"": student, "projectors.": self._projectors}, training)

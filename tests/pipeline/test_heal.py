@@ -103,6 +103,29 @@ def test_the_step_heals_what_pruning_left(scene: Scene, healed: Outcome) -> None
     assert before == after
 
 
+def embeddings(out: Path) -> list[np.ndarray]:
+    """Of a run's two stages."""
+    return [CheckpointStudent(out / stage).read("model.embed_tokens.weight") for stage in ("pruned-1", "distilled-2")]
+
+
+def test_the_embedding_stays_the_students_unless_it_is_to_be_trained(scene: Scene, healed: Outcome) -> None:
+    kept, same = embeddings(scene.root / "healed" / "out")
+    np.testing.assert_array_equal(same, kept)
+    recipe = scene.recipe(PRUNE, DISTILL % ", embedding: trained", QUANTIZE)
+    assert scene.perform(scene.run("trained", recipe))[0].code == 0
+    kept, other = embeddings(scene.root / "trained" / "out")
+    assert (other != kept).any()
+
+
+def test_an_embedding_with_fewer_channels_is_trained(scene: Scene) -> None:
+    hidden = "  - {step: prune_hidden, keep: 0.75, multiple_of: 16}\n"
+    outcome = scene.perform(scene.run("narrowed", scene.recipe(hidden, DISTILL % "", QUANTIZE)))[0]
+    assert outcome.code == 0, outcome.err
+    narrow, other = embeddings(scene.root / "narrowed" / "out")
+    assert narrow.shape[1] < open_student(str(scene.root / "student")).spec.hidden
+    assert (other != narrow).any()
+
+
 def test_the_healed_model_is_what_ships(scene: Scene, healed: Outcome, tmp_path: Path) -> None:
     out = scene.root / "healed" / "out"
     stage, shipped = (load_model(CheckpointStudent(out / part)) for part in ("distilled-2", "checkpoint"))

@@ -82,7 +82,8 @@ def heal(original: Student, student: Student, step: DistillStep, recipe: Recipe,
         else:
             windows = calibration_windows(original, recipe.calibration)
             text = Text(windows, np.ones(windows.shape, bool))
-        training = step.training(text.tokens.shape[1], seed)
+        narrowed = student.spec.hidden != original.spec.hidden
+        training = step.training(text.tokens.shape[1], seed, narrowed=narrowed)
         text, held_out = split(text, seed)
         text = text[: training.steps * training.windows_per_step]
         settings = Settings(loss=step.loss, train=training)

@@ -135,6 +135,23 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher: Student) ->
     assert max(float(value.grad.abs().max()) for value in model.parameters()) < 1e-6
 
 
+def test_a_frozen_embedding_stays_and_all_else_learns_as_it_would(teacher: Student, student: Student) -> None:
+    """AdamW's first step is the sign of the gradient times the rate, so it shows that of each value."""
+    moved = {}
+    for embedding in ("trained", "frozen"):
+        made, model = trainer(teacher, student, Loss(), changed(embedding=embedding))
+        before = {name: value.detach().clone() for name, value in model.named_parameters()}
+        made.step(0)
+        moved[embedding] = {name: value.detach() - before[name] for name, value in model.named_parameters()}
+    tied = model.lm_head.weight is model.get_input_embeddings().weight
+    assert tied
+    assert not moved["frozen"].pop("model.embed_tokens.weight").any()
+    assert moved["trained"].pop("model.embed_tokens.weight").any()
+    for name, values in moved["frozen"].items():
+        assert values.any(), name
+        torch.testing.assert_close(values, moved["trained"][name], rtol=1e-2, atol=1e-6)
+
+
 def test_hidden_states_of_other_widths_come_closer(teacher: Student, student: Student) -> None:
     found = losses(teacher, student, Loss(kl=0, hidden=1), changed(tokens=48 * 4 * LENGTH, rate=1e-2), steps=24)
     assert found[-1] < 0.8 * found[0]
