@@ -20,6 +20,7 @@ from edgepress.artifact.activations import HIGHEST, LOWEST
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import EMBEDDING, FAMILIES, HEAD, LINEARS, Family, linear_shapes
 from edgepress.artifact.float8 import LARGEST
+from edgepress.artifact.hf_config import NO_ATTENTION
 from edgepress.artifact.plan import ActivationFormat
 from edgepress.artifact.spec import LayerSpec, ModelSpec
 from edgepress.artifact.weights import WeightSource
@@ -99,12 +100,15 @@ def build_skeleton(source: WeightSource, dtype: torch.dtype = torch.float32) -> 
 
 def _configuration(source: WeightSource) -> Any:
     """transformers' configuration. Some of its classes want the hidden size to be a multiple of the query heads when
-    they are made, and nothing in the computation does; so the number of heads is given afterwards as well.
+    they are made, and nothing in the computation does; so the number of heads is given afterwards as well. None knows
+    layers without attention.
     """
     first, fields = source.spec.layers[0], dict(source.config)
     if source.spec.hidden % first.heads:
         own = {"head_dim": source.spec.head_dim, "num_key_value_heads": first.kv_heads}
         fields |= own | {"num_attention_heads": 1}
+    if kinds := fields.get("layer_types"):  # which mask a layer gets that looks at none does not matter
+        fields["layer_types"] = ["full_attention" if kind == NO_ATTENTION else kind for kind in kinds]
     config = transformers.AutoConfig.for_model(**fields)
     config.num_attention_heads = first.heads
     config.tie_word_embeddings = source.spec.tied
@@ -133,8 +137,8 @@ def _take_out_attention(layer: Any, family: Family, shape: LayerSpec) -> None:
 
 
 class _NoAttention(nn.Module):
-    """Adds nothing to the residual stream. It counts tokens, since transformers takes the place and the length of a mask
-    from the cache of the first layer of its kind, which may be this one.
+    """Adds nothing to the residual stream. It counts tokens, since transformers takes the place and the length of a
+    mask from the cache of the first layer of its kind, which may be this one.
     """
 
     def __init__(self, place: int) -> None:

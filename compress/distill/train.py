@@ -75,8 +75,7 @@ class Trainer:
         self._learned = torch.from_numpy(text.learned[:, 1:])
         config = student.config
         pairs = uniform_pairs(config.num_hidden_layers, teacher_size[0]) if loss.hidden else ()
-        self._projectors = Projectors(pairs, config.hidden_size, teacher_size[1], training.seed)
-        self._projectors.to(self._device)
+        self._projectors = Projectors(pairs, config.hidden_size, teacher_size[1], training.seed).to(self._device)
         if training.lora:
             add_adapters(student, training.lora, training.seed)
         else:

@@ -15,14 +15,13 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.spec import ModelSpec
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.held_out import hold_out, thin_out
 from edgepress.compress.calibrate.skeleton import Skeleton
@@ -91,17 +90,14 @@ def choose_layers(
     influence = dict(enumerate(block_influence(source, judged)))
 
     def cost(gone: Layers) -> float:
-        removed = Removed(layers=gone)
-        return divergence.of(removed.change(source.spec)) if _starts_with_attention(source.spec, removed) else inf
+        return divergence.of(Removed(layers=gone).change(source.spec))
 
     chosen = one_by_one(influence, drop, cost, "layer")
     if tried_in is None:
         return sorted(chosen)
     runs = block_influence(source, judged, drop)
     starts = sorted(range(len(runs)), key=lambda start: runs[start])[: PROPOSED if drop == 1 else RUNS]
-    neighbours = [tuple(range(start, start + drop)) for start in starts]
-    neighbours = [run for run in neighbours if _starts_with_attention(source.spec, Removed(layers=run))]
-    proposals = dict.fromkeys([tuple(sorted(chosen)), *neighbours])
+    proposals = dict.fromkeys([tuple(sorted(chosen)), *(tuple(range(start, start + drop)) for start in starts)])
     return list(_best_repaired(source, proposals, fitted, divergence, tried_in))
 
 
@@ -113,10 +109,6 @@ def judges_and_fit(windows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArr
 
 def _count(tokens: int, windows: NDArray[np.int32]) -> int:
     return max(1, tokens // int(windows.shape[1]))
-
-
-def _starts_with_attention(spec: ModelSpec, removed: Removed) -> bool:
-    return spec.layers[removed.kept_layers(spec.depth)[0]].heads > 0
 
 
 def one_by_one(influence: Mapping[int, float], drop: int, cost: Callable[[Layers], float], what: str) -> Layers:

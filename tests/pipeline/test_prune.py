@@ -41,7 +41,8 @@ def test_layers_of_their_own_shape_load_in_both_engines_and_nothing_is_done_twic
     out = tmp_path / "out"
     press(student, out, recipe(*steps))
     spec = Checkpoint(out / "checkpoint").spec
-    assert sum(layer.ffn for layer in spec.layers) <= 0.6 * 3 * 256 + 3 * 32
+    wanted = 0.6 * 3 * 256
+    assert wanted - 32 < sum(layer.ffn for layer in spec.layers) <= wanted
     assert all(layer.ffn % 32 == 0 for layer in spec.layers)
     assert not spec.uniform
     assert {(layer.heads, layer.kv_heads) for layer in spec.layers} == {(2, 1)}

@@ -16,6 +16,7 @@ from edgepress.errors import InputError
 
 Config = dict[str, Any]
 LAYER_SHAPES = "layer_shapes"  # what only edgepress reads: heads, kv_heads and ffn by layer; 0 heads: no attention
+NO_ATTENTION = "no_attention"  # among layer_types; transformers knows no such type, and so does not guess the weights
 
 # Options that change the function, with the values under which they do nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -146,6 +147,10 @@ def _layers(config: Config, heads: int, has_local_rope: bool) -> tuple[LayerSpec
     for shape, window in zip(shapes, _windows(config, depth, always=has_local_rope), strict=True):
         local = has_local_rope and window is not None
         layers.append(LayerSpec(**shape, window=window, local_rope=local))
+    missing = [layer.heads == 0 for layer in layers]
+    named = [kind == NO_ATTENTION for kind in config.get("layer_types") or ()]
+    if any(named) and named != missing:
+        raise InputError(f"config.json: layer_types and {LAYER_SHAPES} name other layers without attention")
     return tuple(layers)
 
 
@@ -180,7 +185,7 @@ def _windows(config: Config, depth: int, *, always: bool) -> list[int | None]:
     types = _layer_types(config, depth)
     if len(types) != depth:
         raise InputError(f"config.json: layer_types has {len(types)} entries for {depth} layers")
-    unknown = set(types) - {"full_attention", "sliding_attention"}
+    unknown = set(types) - {"full_attention", "sliding_attention", NO_ATTENTION}
     if unknown:
         raise InputError(f"config.json: layer type {sorted(unknown)[0]!r} is not supported")
     slides = always or window < _positive(config, "max_position_embeddings")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgepress.artifact.hf_config import LAYER_SHAPES, Config, find_family
+from edgepress.artifact.hf_config import LAYER_SHAPES, NO_ATTENTION, Config, find_family
 from edgepress.artifact.spec import LayerSpec
 
 
 def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int, hidden: int | None = None) -> Config:
     """A configuration for layers of these shapes: the usual fields, and ``layer_shapes`` where they differ.
 
-    transformers does not read ``layer_shapes``: it loads a model whose layers are all alike, and refuses another by the
-    shapes of its tensors. ``runtime.torch_reference.load_model`` builds either.
+    transformers does not read ``layer_shapes``: it loads a model whose layers are all alike and refuses another, by
+    the shapes of its tensors or, where one has no attention, by its ``layer_types``: it would fill tensors that are not
+    there at random. ``runtime.torch_reference.load_model`` builds either.
 
     Args:
         config: of the model as it was.
@@ -31,7 +32,18 @@ def with_shapes(config: Config, layers: Sequence[LayerSpec], head_dim: int, hidd
     }
     shapes = [{"heads": layer.heads, "kv_heads": layer.kv_heads, "ffn": layer.ffn} for layer in layers]
     own = {LAYER_SHAPES: shapes} if any(shape != shapes[0] for shape in shapes) else {}
-    return _as_transformers_takes_it({key: config[key] for key in config if key != LAYER_SHAPES} | fields | own)
+    whole = {key: config[key] for key in config if key != LAYER_SHAPES} | fields | own | _layer_types(config, layers)
+    return _as_transformers_takes_it(whole)
+
+
+def _layer_types(config: Config, layers: Sequence[LayerSpec]) -> Config:
+    """Stated where there is a window, since a rule by a layer's place would say otherwise once some are gone."""
+    kinds = [
+        NO_ATTENTION if not layer.heads else "sliding_attention" if layer.window else "full_attention"
+        for layer in layers
+    ]
+    stated = config.get("layer_types") or config.get("sliding_window") or NO_ATTENTION in kinds
+    return {"layer_types": kinds} if stated else {}
 
 
 def loads_in_transformers(config: Config) -> bool:

@@ -5,6 +5,7 @@ Per-layer fields live in :class:`LayerSpec`, since pruned models differ from lay
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -69,6 +70,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def attending(self) -> tuple[int, ...]:
         """The layers that have attention, and with it keys and values to cache."""
         return tuple(index for index, layer in enumerate(self.layers) if layer.heads)
+
+    def without_attention(self, gone: Collection[int]) -> ModelSpec:
+        """The same model where some layers have none."""
+        layers = (
+            msgspec.structs.replace(layer, heads=0, kv_heads=0) if index in gone else layer
+            for index, layer in enumerate(self.layers)
+        )
+        return msgspec.structs.replace(self, layers=tuple(layers))
 
     @property
     def uniform(self) -> bool:

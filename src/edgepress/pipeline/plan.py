@@ -109,8 +109,9 @@ def make_plan(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...
 
 def _copies_beside(recipe: Recipe) -> int:
     """Copies that a pruning step has beside it at most: what is not repaired yet; of layers that may go also after."""
-    repaired = [type(step) for step in recipe.pruning if not isinstance(step, Sparsify) and step.repair]
-    return 0 if not repaired else 2 if PruneLayers in repaired else 1
+    repaired = [step for step in recipe.pruning if not isinstance(step, Sparsify) and step.repair]
+    tries = any(isinstance(step, PruneLayers) and step.part == "layer" for step in repaired)
+    return 0 if not repaired else 2 if tries else 1
 
 
 def _check_training(model: ModelPlan, recipe: Recipe) -> None:

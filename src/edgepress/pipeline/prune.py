@@ -76,7 +76,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     original = student  # writes the calibration text and teaches: better than what is left of it
     steps = recipe.before_quantize
     if steps:
-        key = stage_key("prune", 3, student.digest(), calibration_digest(recipe.calibration), student.name)
+        key = stage_key("prune", 4, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(steps, start=1):
         later = [name for behind in range(place + 1, MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
@@ -201,7 +201,8 @@ def _counts(
         return even
     least = [least_units(layer, step.keep) for layer in units]
     losses = layer_losses(student, step, windows, least, intercept=bias, seed=recipe.calibration.seed)
-    return allocated_counts(units, losses, sum(even))
+    wanted = round(step.keep * sum(layer.count for layer in units))
+    return allocated_counts(units, losses, max(wanted, sum(least)))
 
 
 def _state(before: Student, after: Student, step: PruneStep) -> None:

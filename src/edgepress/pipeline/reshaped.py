@@ -65,11 +65,11 @@ def shape_after(step: PruneStep, spec: ModelSpec) -> ModelSpec:
         return spec
     if isinstance(step, PruneLayers) and step.part == "attention":
         return _without_attention(spec, step.drop)
+    _require_attention(spec, step)
     if isinstance(step, PruneLayers):
         if step.drop >= spec.depth:
             raise InputError(f"prune_layers: drop {step.drop} of {spec.depth} layers; one has to stay")
         return msgspec.structs.replace(spec, layers=spec.layers[: spec.depth - step.drop])
-    _require_attention(spec, step)
     if isinstance(step, PruneHidden):
         from edgepress.compress.prune.hidden import kept_channels  # brings torch with it
 
@@ -84,16 +84,13 @@ def _without_attention(spec: ModelSpec, drop: int) -> ModelSpec:
             f"prune_layers: drop {drop} with part: attention; {len(attending)} layers have attention and the first has "
             f"to keep its own, so at most {len(attending) - 1}"
         )
-    gone = attending[len(attending) - drop :]
-    layers = [
-        msgspec.structs.replace(layer, heads=0, kv_heads=0) if index in gone else layer
-        for index, layer in enumerate(spec.layers)
-    ]
-    return msgspec.structs.replace(spec, layers=tuple(layers))
+    return spec.without_attention(attending[len(attending) - drop :])
 
 
 def _require_attention(spec: ModelSpec, step: PruneStep) -> None:
-    """Steps over heads and channels take every layer to have attention; those over feed-forwards do not."""
+    """Steps over heads and channels take every layer to have attention, and behind one that drops layers it could not
+    be told beforehand which have; those over feed-forwards take any.
+    """
     if len(spec.attending) < spec.depth and not isinstance(step, PruneFfn):
         raise InputError(
             f"{step_name(type(step))}: some layers have no attention; put the step in front of the one that drops it"

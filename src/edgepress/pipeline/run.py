@@ -164,7 +164,7 @@ def _checkpoint_key(student: Student, recipe: Recipe) -> str:
     step = recipe.quantize
     if step.costs is not None:  # what the file says counts, not where it lies
         step = msgspec.structs.replace(step, costs=sha256_file(Path(step.costs)))
-    return stage_key("checkpoint", 3, student.digest(), step, calibration, student.name, target)
+    return stage_key("checkpoint", 4, student.digest(), step, calibration, student.name, target)
 
 
 def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path, options: TensorrtOptions) -> ModelFile:

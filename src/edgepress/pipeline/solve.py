@@ -18,6 +18,7 @@ from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.quantize.assign import assign_formats
 from edgepress.compress.quantize.layers import quantize_model
 from edgepress.compress.student.student import Student
+from edgepress.pipeline.text_needed import rounding_needs_text
 from edgepress.progress import say
 from edgepress.recipe import Recipe
 
@@ -79,7 +80,7 @@ class Work:
         if scales:
             write_activations(directory, scales, step.activations)
         assignment = assign_formats(source, step, formats)
-        looked_at = windows if step.solver != "nearest" else None
+        looked_at = windows if rounding_needs_text(step) else None  # there may be some for pruning alone
         quantize_model(source, step, assignment, looked_at, directory, name=self.student.name)
 
     def _distill(self, start: Path, directory: Path, windows: Windows | None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import accumulate, combinations, pairwise
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,14 +12,19 @@ import torch
 from dropped_layers import WINDOWS, divergence, logits
 from repaired_by_hand import load, repaired_by_hand
 from tiny_models import make_model_dir
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
 from edgepress.artifact.families import LAYER
+from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.inputs import input_maxima
 from edgepress.compress.prune.choose_attention import attention_influence, choose_attention
-from edgepress.compress.prune.choose_layers import choose_layers
 from edgepress.compress.prune.depth import drop_attention
 from edgepress.compress.prune.removed import read_removed
 from edgepress.compress.prune.repair import repair
+from edgepress.compress.quantize.assign import assign_formats
+from edgepress.compress.quantize.config import Preparation, QuantizeStep
+from edgepress.compress.quantize.prepare.apply import prepare
+from edgepress.compress.quantize.smooth import smooth
 from edgepress.compress.search.divergence import Divergence
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.open import open_student
@@ -62,15 +68,30 @@ def test_what_is_written_is_the_model_with_that_attention_silenced(student: Path
     assert masked == pytest.approx(divergence(logits(silenced(student, ())), logits(load_model(found))), rel=1e-3)
 
 
-def test_decoding_goes_on_where_the_prompt_ended(student: Path, tmp_path: Path) -> None:
-    """Layers without keys and values leave the count of cached tokens alone."""
-    model = load_model(dropped(student, (2,), tmp_path / "out"))
+SLIDING = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2, "num_hidden_layers": 4}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {"num_hidden_layers": 4},
+    "gemma3": {"num_hidden_layers": 12, "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2},
+    "qwen3": SLIDING | {"layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 2},
+}
+
+
+@pytest.mark.parametrize(("family", "gone"), [("llama", 2), ("gemma3", 5), ("gemma3", 4), ("qwen3", 2), ("qwen3", 1)])
+@pytest.mark.parametrize("pieces", [(10, 5, 17), (1,) * 32])
+@pytest.mark.parametrize("growing", [True, False])
+def test_decoding_goes_on_where_the_prompt_ended(
+    family: str, gone: int, pieces: tuple[int, ...], growing: bool, tmp_path: Path
+) -> None:
+    """Also where the first layer that sees all, or the first that sees a window, is one that sees nothing now."""
+    directory = make_model_dir(family, tmp_path / "student", **KINDS[family])
+    model = load_model(dropped(directory, (gone,), tmp_path / "out"))
     tokens = torch.from_numpy(WINDOWS[:1].astype(np.int64))
+    cache = DynamicCache(config=model.config) if growing else StaticCache(config=model.config, max_cache_len=32)
     with torch.inference_mode():
-        whole = model(tokens).logits
-        first = model(tokens[:, :20], use_cache=True)
-        rest = model(tokens[:, 20:], past_key_values=first.past_key_values, use_cache=True).logits
-    torch.testing.assert_close(rest, whole[:, 20:], rtol=1e-4, atol=1e-4)
+        whole, found = model(tokens).logits, list[torch.Tensor]()
+        for start, end in pairwise(accumulate(pieces, initial=0)):
+            found.append(model(tokens[:, start:end], past_key_values=cache, use_cache=True).logits)
+    torch.testing.assert_close(torch.cat(found, 1), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_the_attention_of_least_divergence_goes_and_never_the_first(student: Path) -> None:
@@ -79,8 +100,12 @@ def test_the_attention_of_least_divergence_goes_and_never_the_first(student: Pat
     influence = attention_influence(open_student(str(student)), WINDOWS)
     tried = sorted(range(1, depth), key=lambda index: influence[index])[:4]
     chosen = choose_attention(open_student(str(student)), 1, WINDOWS)
-    assert chosen == [min(tried, key=lambda index: costs[(index,)])]
-    assert 0 not in choose_attention(open_student(str(student)), depth - 1, WINDOWS)
+    first = min(tried, key=lambda index: costs[(index,)])
+    assert chosen == [first]
+    tried = sorted(set(range(1, depth)) - {first}, key=lambda index: influence[index])[:4]
+    second = min(tried, key=lambda index: divergence(original, logits(silenced(student, (first, index)))))
+    assert choose_attention(open_student(str(student)), 2, WINDOWS) == sorted([first, second])
+    assert choose_attention(open_student(str(student)), depth - 1, WINDOWS) == list(range(1, depth))
 
 
 def test_influence_is_how_far_attention_turns_the_stream(tmp_path: Path) -> None:
@@ -116,9 +141,21 @@ def test_what_stays_is_solved_in_turn(gone: tuple[int, ...], tmp_path: Path) -> 
     assert divergence(original, logits(load_model(found))) < 0.8 * divergence(original, logits(load_model(before)))
 
 
-def test_whole_layers_may_go_as_well_but_not_the_last_attention_in_front(tmp_path: Path) -> None:
-    """What is left has to begin with attention."""
-    directory = make_model_dir("llama", tmp_path / "student", num_hidden_layers=4)
-    found = dropped(directory, (1, 2, 3), tmp_path / "out")
-    assert 0 not in choose_layers(found, 3, WINDOWS)
-    assert 0 not in choose_layers(found, 2, FIT, tried_in=tmp_path / "tried")
+@pytest.mark.parametrize("method", [*get_args(Preparation), "smooth"])
+def test_what_prepares_for_rounding_leaves_the_logits(student: Path, tmp_path: Path, method: Any) -> None:
+    found = dropped(student, (1, 3), tmp_path / "out")
+    if method == "smooth":
+        linears = frozenset(name for name in found.names if name.endswith("_proj.weight"))
+        model: WeightSource = smooth(found, input_maxima(found, WINDOWS), linears, 0.5)
+    else:
+        step = QuantizeStep(solver="scale_search", format="q4_0", embedding="f32", prepare=(method,))
+        model = prepare(found, step, assign_formats(found, step).formats, WINDOWS)
+    before, after = logits(load_model(found).double()), logits(load_model(model).double())
+    torch.testing.assert_close(after, before, rtol=0, atol=5e-6 * float(before.abs().max()))
+    assert any(not np.array_equal(model.read(name), found.read(name)) for name in found.names)
+
+
+def test_transformers_does_not_fill_in_what_is_gone(student: Path, tmp_path: Path) -> None:
+    dropped(student, (1,), tmp_path / "out")
+    with pytest.raises(Exception, match="layer_types"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out")
