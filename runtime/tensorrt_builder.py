@@ -58,6 +58,19 @@ def error_logger(trt: Any) -> Any:
     return Logger()
 
 
+def started(trt: Any, kind: Callable[[Any], Any], logger: Any) -> Any:
+    """A ``trt.Builder`` or ``trt.Runtime``.
+
+    Raises:
+        EdgepressError: the library gives none, as where its CUDA and the driver do not go together; with its reason.
+    """
+    try:
+        return kind(logger)
+    except TypeError as error:  # what its bindings make of a null pointer
+        reason = logger.errors[0][:300] if logger.errors else f"{error}; is the NVIDIA driver new enough for it?"
+        raise EdgepressError(f"{trt.__name__} {trt.__version__} cannot start here: {reason}") from error
+
+
 def serialized_engine(trt: Any, graph: Path, layout: Layout, configure: Callable[[Any], None]) -> Any:
     """Build an engine.
 
@@ -112,7 +125,7 @@ class Build:
 
     def __init__(self, trt: Any, graph: Path, layout: Layout, configure: Callable[[Any], None]) -> None:
         self._graph, self._logger = graph, error_logger(trt)
-        self.builder = trt.Builder(self._logger)
+        self.builder = started(trt, trt.Builder, self._logger)
         self.network = self.builder.create_network(_network_flags(trt))
         self._parser = trt.OnnxParser(self.network, self._logger)
         if not self._parser.parse_from_file(str(graph)):

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgepress.artifact.files import write_atomically
 from edgepress.errors import EdgepressError, InputError
-from edgepress.runtime.tensorrt_builder import Layout, error_logger, profile_shapes
+from edgepress.runtime.tensorrt_builder import Layout, error_logger, profile_shapes, started
 
 CACHE_FILE = "model.cache"
 
@@ -31,11 +31,12 @@ class TensorrtExecution:
             stream: handle of the CUDA stream that steps go to.
 
         Raises:
+            EdgepressError: TensorRT cannot start here.
             InputError: TensorRT cannot read it here, or it is of another export.
         """
         self._trt, self._stream, self._profile = trt, stream, -1
         self._logger = error_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
+        self._runtime = started(trt, trt.Runtime, self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if self._engine is None:
             reason = self._logger.errors[0] if self._logger.errors else "no reason given"

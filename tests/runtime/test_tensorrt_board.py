@@ -22,6 +22,7 @@ from edgepress.export.encoder.write import export_encoder
 from edgepress.export.tensorrt.writer import export_tensorrt
 from edgepress.runtime.cuda_device import Gpu, module_part_number, read_gpu
 from edgepress.runtime.tensorrt_board import attach_timings, build_here, find_built, serialized_timings, workspace_limit
+from edgepress.runtime.tensorrt_builder import error_logger, started
 from edgepress.runtime.tensorrt_place import Place, why_not_here
 
 MIB = 1 << 20
@@ -288,3 +289,17 @@ def test_the_script_keeps_engines_of_other_shapes_apart_wherever_it_is_called_fr
     first = build()
     script.write_text(script.read_text("utf-8").replace(":1x3x32x32", ":2x3x32x32"), encoding="utf-8")
     assert build() != first
+
+
+def test_a_library_that_cannot_start_is_one_line_with_its_reason() -> None:
+    """What the bindings of TensorRT 10.3, 10.13 and 10.16 raise where CUDA cannot be initialised."""
+
+    def no_builder(_: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    logger = error_logger(tensorrt_rtx)
+    with pytest.raises(EdgepressError, match=r"tensorrt_rtx .* cannot start here: .*nullptr; is the NVIDIA driver new"):
+        started(tensorrt_rtx, no_builder, logger)
+    logger.log(tensorrt_rtx.ILogger.ERROR, "CUDA initialization\nfailure with error: 35")
+    with pytest.raises(EdgepressError, match="cannot start here: CUDA initialization failure with error: 35$"):
+        started(tensorrt_rtx, no_builder, logger)
