@@ -301,5 +301,5 @@ def test_a_library_that_cannot_start_is_one_line_with_its_reason() -> None:
     with pytest.raises(EdgepressError, match=r"tensorrt_rtx .* cannot start here: .*nullptr; is the NVIDIA driver new"):
         started(tensorrt_rtx, no_builder, logger)
     logger.log(tensorrt_rtx.ILogger.ERROR, "CUDA initialization\nfailure with error: 35")
-    with pytest.raises(EdgepressError, match="cannot start here: CUDA initialization failure with error: 35$"):
+    with pytest.raises(EdgepressError, match=r"cannot start here: CUDA initialization failure with error: 35$"):
         started(tensorrt_rtx, no_builder, logger)
