@@ -1,7 +1,8 @@
-"""Torch-Pruning and edgepress at the same number of parameters: divergence before any healing.
+"""Torch-Pruning and edgepress at the same number of parameters: divergence before any healing, and behind the same.
 
     python benchmarks/peers/torch_pruning_llm.py STUDENT --calibration FILE --evaluation FILE [--ratios 0.1 0.2]
         [--samples 64] [--length 512] [--seeds 0] [--tokens 40960] [--methods magnitude taylor]
+        [--heal TOKENS --text FILE ... --rate 1e-4]
 
     magnitude    as Torch-Pruning's own example for language models has it: hidden width, heads and neurons, the same
                  share of each, by the norm of their weights
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgepress.benchmarks.peers.healing import heal
 from edgepress.benchmarks.peers.pruning import divergences, head_of
 from edgepress.benchmarks.peers.script import exit_code
 from edgepress.benchmarks.peers.simulated import mean_and_difference, text_section
@@ -140,20 +142,40 @@ def compare(arguments: argparse.Namespace) -> None:
             for method in arguments.methods:
                 model = torch_pruned(student, method, ratio, windows)
                 left = parameters(model, tied=student.spec.tied)
-                theirs = divergences(reference, (states_of(model, judged), model.lm_head.weight.detach()))
-                _say(seed, ratio, f"Torch-Pruning, {method}", left, mean_and_difference(theirs, theirs))
-                step = step_for(student, left)
-                recipe = Recipe(calibration=text, compress=(step,), export=("gguf", "onnx"))
+                scores = _judge(arguments, student, model, judged, reference)
+                for stage, theirs in scores.items():
+                    _say(seed, ratio, f"Torch-Pruning, {method}{stage}", left, mean_and_difference(theirs, theirs))
+                recipe = Recipe(calibration=text, compress=(step_for(student, left),), export=("gguf", "onnx"))
                 with tempfile.TemporaryDirectory(prefix="edgepress-pruning-") as folder:
                     output = Output(Path(folder) / "out")
                     with output.claim():
                         pruned = prune(student, recipe, output)
-                        ours = divergences(reference, (final_states(pruned, judged), head_of(pruned)))
-                        _say(seed, ratio, "edgepress", pruned.parameters, mean_and_difference(ours, theirs))
+                        left, model = pruned.parameters, load_model(pruned)
+                        for stage, ours in _judge(arguments, student, model, judged, reference).items():
+                            _say(seed, ratio, f"edgepress{stage}", left, mean_and_difference(ours, scores[stage]))
+
+
+def _judge(
+    arguments: argparse.Namespace,
+    student: Student,
+    model: Any,
+    judged: NDArray[np.int32],
+    reference: tuple[torch.Tensor, torch.Tensor],
+) -> dict[str, NDArray[np.float64]]:
+    """Divergences of a pruned model, and behind its healing where that is asked for."""
+
+    def found() -> NDArray[np.float64]:
+        return divergences(reference, (states_of(model, judged), model.lm_head.weight.detach()))
+
+    scores = {"": found()}
+    if arguments.heal:
+        heal(student, model, arguments.text, arguments.heal, arguments.rate)
+        scores[", healed"] = found()
+    return scores
 
 
 def _say(seed: int, ratio: float, what: str, parameters: int, found: str) -> None:
-    print(f"seed {seed}  ratio {ratio:g}  {what:26} {parameters / 1e6:7.2f} M  {found}", flush=True)
+    print(f"seed {seed}  ratio {ratio:g}  {what:34} {parameters / 1e6:7.2f} M  {found}", flush=True)
 
 
 def main() -> int:
@@ -168,6 +190,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--tokens", type=int, default=40960)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--heal", type=int, default=0, help="tokens to train both on")
+    parser.add_argument("--text", nargs="+", default=[], help="files of them")
+    parser.add_argument("--rate", type=float, default=1e-4)
     arguments = parser.parse_args()
     return exit_code(lambda: compare(arguments))
 
