@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import tensorrt_rtx
 from checkpoints import write_checkpoint
 from commands import edgepress
-from encoders import calibration_for, make_encoder_dir
+from exported_encoder import exported_copy, exported_once  # noqa: F401
 from small_disk import run_on_small_disk
 from tiny_models import make_model_dir
 
 from edgepress.artifact.families import is_matrix
 from edgepress.artifact.files import sole_writer, tree_bytes
 from edgepress.errors import EdgepressError, InputError
-from edgepress.export.encoder.write import export_encoder
 from edgepress.export.tensorrt.writer import export_tensorrt
 from edgepress.runtime.cuda_device import Gpu, module_part_number, read_gpu
 from edgepress.runtime.tensorrt_board import attach_timings, build_here, find_built, serialized_timings, workspace_limit
-from edgepress.runtime.tensorrt_builder import error_logger, started
 from edgepress.runtime.tensorrt_place import Place, why_not_here
 
 MIB = 1 << 20
 without_gpu = pytest.mark.skipif(read_gpu() is not None, reason="there is a GPU here")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("vit")
-    out = place / "out"
-    out.mkdir()
-    export_encoder(make_encoder_dir("vit", place / "student"), out, calibration=calibration_for("vit", place))
-    return out
-
-
-@pytest.fixture
-def exported(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made, tmp_path / "tensorrt")
-    return tmp_path / "tensorrt"
 
 
 def test_an_engine_is_built_once_and_found_again(exported: Path) -> None:
@@ -216,90 +197,3 @@ def test_the_module_comes_from_the_device_tree(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0")
     assert module_part_number(tmp_path) == "p3767-0005"
-
-
-@pytest.mark.parametrize(("asked", "count"), [((), 2), (("--profiles", "one"), 1), (("--profiles", "two"), 2)])
-def test_the_script_builds_and_times_as_many_profiles_as_are_asked_for(
-    tmp_path: Path, asked: tuple[str, ...], count: int
-) -> None:
-    student = make_model_dir("llama", tmp_path / "student")
-    checkpoint = write_checkpoint(student, tmp_path / "checkpoint", lambda name: "f16" if is_matrix(name) else "f32")
-    (tmp_path / "tensorrt").mkdir()
-    export_tensorrt(checkpoint, tmp_path / "tensorrt")
-    edgepress("engine", "script", tmp_path / "tensorrt", *asked)
-    text = (tmp_path / "tensorrt" / "build_engine.sh").read_text("utf-8")
-    assert text.count("--maxShapes=") == text.count("--loadEngine=") == count
-    assert "an engine has one or two" in edgepress("engine", "script", tmp_path / "tensorrt", "--profiles", "3").error()
-
-
-def test_an_encoder_has_one_profile_and_no_choice(exported: Path) -> None:
-    asked = ("engine", "build", exported, "--target", "sm86", "--profiles", "one")
-    assert "the choice is a decoder's" in edgepress(*asked).error()
-
-
-def test_the_script_is_a_shell_program_with_every_shape(exported: Path, tmp_path: Path) -> None:
-    edgepress("engine", "script", exported)
-    script = exported / "build_engine.sh"
-    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
-    text = script.read_text("utf-8")
-    for expected in ("--minShapes=pixel_values:1x3x32x32", "--maxShapes=pixel_values:32x3x32x32", "--stronglyTyped"):
-        assert expected in text
-
-
-@pytest.mark.parametrize("code", [0, 1])
-def test_the_script_builds_times_and_keeps_nothing_of_a_failure(exported: Path, tmp_path: Path, code: int) -> None:
-    edgepress("engine", "script", exported)
-    trtexec = tmp_path / "trtexec"
-    trtexec.write_text(
-        "#!/bin/sh\nfor a; do case $a in --saveEngine=*) echo engine > ${a#*=};; esac; done\n"
-        f'echo "$@" >> {tmp_path}/calls\nexit {code}\n',
-        encoding="utf-8",
-    )
-    trtexec.chmod(0o755)
-    done = subprocess.run(
-        [exported / "build_engine.sh"], env={"TRTEXEC": str(trtexec), "PATH": "/usr/bin:/bin"}, check=False
-    )
-    assert done.returncode == code
-    calls = [line for line in (tmp_path / "calls").read_text("utf-8").splitlines() if line != "--help"]
-    assert "--skipInference" in calls[0]
-    engines = list((exported / "engines").glob("trtexec-*/model.engine"))
-    assert len(engines) == (code == 0)
-    if code == 0:
-        assert "--loadEngine=" in calls[1]
-        assert "--exportTimes=" in calls[1]
-
-
-def test_the_script_keeps_engines_of_other_shapes_apart_wherever_it_is_called_from(
-    exported: Path, tmp_path: Path
-) -> None:
-    trtexec = tmp_path / "trtexec"
-    trtexec.write_text(
-        "#!/bin/sh\nfor a; do case $a in --saveEngine=*) echo engine > ${a#*=};; esac; done\n", encoding="utf-8"
-    )
-    trtexec.chmod(0o755)
-    edgepress("engine", "script", exported)
-    script, environment = exported / "build_engine.sh", {"TRTEXEC": str(trtexec), "PATH": "/usr/bin:/bin"}
-
-    def build() -> str:
-        called = [f"{exported.name}/build_engine.sh"]
-        done = subprocess.run(called, env=environment, cwd=exported.parent, capture_output=True, text=True, check=True)
-        assert done.stderr == ""
-        return done.stdout
-
-    first = build()
-    script.write_text(script.read_text("utf-8").replace(":1x3x32x32", ":2x3x32x32"), encoding="utf-8")
-    assert build() != first
-
-
-def test_a_library_that_cannot_start_is_one_line_with_its_reason() -> None:
-    """What the bindings of TensorRT 10.3, 10.13 and 10.16 raise where CUDA cannot be initialised."""
-
-    def no_builder(_: object) -> None:
-        raise TypeError("pybind11::init(): factory function returned nullptr")
-
-    logger = error_logger(tensorrt_rtx)
-    with pytest.raises(EdgepressError, match=r"tensorrt_rtx .* cannot start here: .*nullptr; is the NVIDIA driver new"):
-        started(tensorrt_rtx, no_builder, logger)
-    logger.log(tensorrt_rtx.ILogger.ERROR, "CUDA initialization\nfailure with error: 35")
-    with pytest.raises(EdgepressError, match=r"cannot start here: CUDA initialization failure with error: 35$"):
-        started(tensorrt_rtx, no_builder, logger)
