@@ -16,6 +16,7 @@ import psutil
 
 from edgepress.benchmarks.worker import Failure, Message, Progress, Result, WorkerRequest
 from edgepress.errors import EdgepressError, InputError
+from edgepress.huge_pages import without_huge_pages
 
 COMMAND = (sys.executable, "-m", "edgepress.benchmarks.worker")
 
@@ -46,7 +47,8 @@ def run_worker(
         EdgepressError: the worker failed or was killed; names the signal and what it suggests.
     """
     available = psutil.virtual_memory().available
-    environment = os.environ | {"PYTHONSAFEPATH": "1"}  # modules in the current directory are not the worker's
+    # Modules in the current directory are not the worker's.
+    environment = without_huge_pages(os.environ) | {"PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment

@@ -11,7 +11,7 @@ from edgepress.compress.distill.held_out import HeldOut
 from edgepress.compress.distill.precision import in_bfloat16
 from edgepress.compress.distill.targets import CachedTargets
 from edgepress.compress.distill.teacher_cache import TeacherCache
-from edgepress.compress.distill.text import read_windows, split
+from edgepress.compress.distill.text import draw, read_windows, split
 from edgepress.compress.distill.train import Trainer
 from edgepress.compress.distill.trainer_state import TrainerState
 from edgepress.compress.openmp import brief_waits
@@ -43,7 +43,7 @@ def heal(teacher: Student, model: Any, files: list[str], tokens: int, rate: floa
         embedding="trained" if narrowed else "frozen",
     )
     text, held_out = split(read_windows(TextCodec(teacher.tokenizer_dir), tuple(files), _LENGTH), training.seed)
-    text = text[: training.steps * training.windows_per_step]
+    text = draw(text, training.steps * training.windows_per_step)
     size = teacher.spec.depth, teacher.spec.hidden
     model.zero_grad(set_to_none=True)  # some tools leave what they judged by
     with tempfile.TemporaryDirectory(prefix="edgepress-healing-") as folder, brief_waits():

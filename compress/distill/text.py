@@ -94,15 +94,25 @@ def split(text: Text, seed: int) -> tuple[Text, Text]:
     return text[~drawn], text[drawn]
 
 
+def draw(text: Text, count: int) -> Text:
+    """So many of the windows, drawn over all of them; the text as it is where it has no more.
+
+    Of a text that a run does not read to its end, every file has its share, whichever was named first. The draw is the
+    same for all seeds, and a smaller one is the beginning of a larger one: what is cached for one run serves the other.
+    """
+    windows = len(text.tokens)
+    return text if windows <= count else text[np.random.default_rng(0).permutation(windows)[:count]]
+
+
 def held_out_windows(codec: TextCodec, files: tuple[str, ...], training: tuple[str, ...], length: int) -> Text:
-    """Windows of files that nothing is trained on, 4096 tokens at the most.
+    """Windows of files that nothing is trained on, 4096 tokens at the most, drawn over all of them.
 
     Raises:
         InputError: as :func:`read_windows`, or they share a run of words with the training text.
     """
     text = read_windows(codec, files, length)
     refuse_overlap([_words(name) for name in training], [_words(name) for name in files], "hold out part of one text")
-    return text[: max(2, _HELD_OUT_TOKENS // length)]
+    return draw(text, max(2, _HELD_OUT_TOKENS // length))
 
 
 def text_digest(files: tuple[str, ...]) -> str:

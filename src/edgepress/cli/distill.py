@@ -10,6 +10,7 @@ import typer
 
 from edgepress.cli.app import Json, app, print_json
 from edgepress.errors import InputError
+from edgepress.huge_pages import in_huge_pages
 
 TeacherName = Annotated[
     str | None,
@@ -47,6 +48,7 @@ def distill(
     json: Json = False,
 ) -> None:
     """Train a student, or heal one, towards a teacher's distributions; or on its words alone."""
+    in_huge_pages()
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline import distill_job
     from edgepress.pipeline.distill import distill as train_student

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from edgepress.cli.app import Json, app, print_json
+from edgepress.huge_pages import in_huge_pages
 
 Answers = Annotated[
     list[str],
@@ -37,6 +38,7 @@ def gad(
     json: Json = False,
 ) -> None:
     """Train a student on a black-box teacher's answers, against a discriminator that tells the two apart."""
+    in_huge_pages()
     from edgepress.compress.distill.gad.config import GadSettings
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline.gad import gad as train

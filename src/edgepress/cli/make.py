@@ -12,6 +12,7 @@ from edgepress.cli.app import Json, app, print_json
 from edgepress.cli.profiles import ProfileChoice, chosen_profiles
 from edgepress.cli.tables import print_plan, print_results
 from edgepress.errors import InputError
+from edgepress.huge_pages import in_huge_pages
 from edgepress.recipe import TARGETS, ExportTarget, load_recipe
 
 StudentName = Annotated[
@@ -31,6 +32,8 @@ def run(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = Fa
     from edgepress.pipeline.whole import run_whole
 
     chosen = load_recipe(recipe)
+    if chosen.healing and not dry_run:
+        in_huge_pages()
     opened = open_student(student)
     if dry_run:
         print_plan(opened, plan_before(opened, chosen, chosen.export), json=json)
@@ -51,6 +54,8 @@ def compress(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun
     from edgepress.pipeline.prune import plan_before
 
     chosen = load_recipe(recipe)
+    if chosen.healing and not dry_run:
+        in_huge_pages()
     opened = open_student(student)
     if dry_run:
         print_plan(opened, plan_before(opened, chosen, ()), json=json)

@@ -22,7 +22,7 @@ from edgepress.benchmarks.training_record import SPEED_FILE, TrainingRecord
 from edgepress.compress.distill.config import check_loss, check_rank, check_without_teacher
 from edgepress.compress.distill.shares import sizes_from_shares
 from edgepress.compress.distill.smaller import smaller_size
-from edgepress.compress.distill.text import Text, held_out_windows, read_windows, split, text_digest
+from edgepress.compress.distill.text import Text, draw, held_out_windows, read_windows, split, text_digest
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
@@ -35,7 +35,7 @@ from edgepress.progress import say, silence
 from edgepress.runtime.text import TextCodec
 
 _CALIBRATION_WINDOWS = 32
-_VERSION = 3
+_VERSION = 4
 
 
 def distill(teacher: Student | None, student: Student | None, job: Job, out: Path) -> TrainingRecord | None:
@@ -151,8 +151,7 @@ def _texts(reader: Student, job: Job) -> tuple[Text, Text]:
         held_out = held_out_windows(codec, job.held_out, job.text, training.length)
     else:
         text, held_out = split(text, training.seed)
-    wanted = training.steps * training.windows_per_step
-    return text[:wanted], held_out
+    return draw(text, training.steps * training.windows_per_step), held_out
 
 
 def _start(teacher: Student, job: Job, text: Text) -> WeightSource:

@@ -71,7 +71,7 @@ def heal(original: Student, student: Student, step: DistillStep, recipe: Recipe,
         state: directory of the saved state.
         directory: of the stage.
     """
-    from edgepress.compress.distill.text import Text, read_windows, split
+    from edgepress.compress.distill.text import Text, draw, read_windows, split
     from edgepress.pipeline.train_student import train_student
     from edgepress.runtime.text import TextCodec
 
@@ -85,7 +85,7 @@ def heal(original: Student, student: Student, step: DistillStep, recipe: Recipe,
         narrowed = student.spec.hidden != original.spec.hidden
         training = step.training(text.tokens.shape[1], seed, narrowed=narrowed)
         text, held_out = split(text, seed)
-        text = text[: training.steps * training.windows_per_step]
+        text = draw(text, training.steps * training.windows_per_step)
         settings = Settings(loss=step.loss, train=training)
         trained = train_student(original, student, settings, text, held_out, state, begun=student.name)
     _write(student, trained.tensors, directory)

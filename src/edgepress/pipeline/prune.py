@@ -35,7 +35,7 @@ Windows = NDArray[np.int32]
 _FIRST = "first"  # a step's model, before it is solved for the whole one
 _TRIED = "tried"  # what is left of the layers that may go
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
-_HEALED_VERSION = 2
+_HEALED_VERSION = 3
 ZEROS_ARE_READ = (
     "TensorRT has kernels for the 2:4 pattern on Ampere and later; llama.cpp and ONNX Runtime store and multiply zeros "
     "like any other number, so their files are neither smaller nor faster"

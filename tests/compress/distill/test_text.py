@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import CORPUS, make_tokenizer
 
-from edgepress.compress.distill.text import conversation, held_out_windows, read_windows, split, text_digest
+from edgepress.compress.distill.text import Text, conversation, draw, held_out_windows, read_windows, split, text_digest
 from edgepress.errors import InputError
 from edgepress.runtime.text import TextCodec
 
@@ -103,6 +103,30 @@ def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(codec: TextCodec
     again, other = split(numbered, 0)[1], split(numbered, 1)[1]
     assert np.array_equal(held_out.tokens, again.tokens)
     assert not np.array_equal(held_out.tokens, other.tokens)
+
+
+def test_of_a_long_text_every_part_has_its_share_and_more_of_it_begins_with_less(codec: TextCodec) -> None:
+    tokens = np.repeat(np.arange(1000, dtype=np.int32)[:, None], 4, 1)  # windows are their own numbers
+    text = Text(tokens, tokens % 3 == 0)
+    few, many = draw(text, 100), draw(text, 300)
+    assert np.array_equal(few.tokens, many.tokens[:100])
+    assert np.array_equal(many.learned, many.tokens % 3 == 0)
+    chosen = many.tokens[:, 0]
+    assert len(set(chosen.tolist())) == 300
+    shares = np.histogram(chosen, bins=4, range=(0, 1000))[0]
+    assert shares.min() > 50, shares  # 75 of each quarter, give or take three standard deviations
+    assert draw(text, 1000) is text
+
+
+def test_every_held_out_file_is_judged_by(codec: TextCodec, tmp_path: Path) -> None:
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for file, word in zip(files, ("yes ", "no "), strict=True):
+        file.write_text(word * 40_000, encoding="utf-8")
+    found = held_out_windows(codec, tuple(map(str, files)), (), 64).tokens
+    assert found.size == 4096
+    judged = [spelled(codec, window.tolist()) for window in found]
+    assert any("yes" in window for window in judged)
+    assert any("no" in window for window in judged)
 
 
 def test_held_out_text_that_is_trained_on_is_refused(codec: TextCodec, tmp_path: Path) -> None:
