@@ -98,20 +98,12 @@ def export_encoder(
     if calibration is None and weights == "int8":
         raise InputError("int8 inputs need static scales: give --calibration, a text of lines or an .npz of inputs")
     traced = trace(directory)
-    inputs = read_calibration(calibration, directory, traced, samples) if calibration else []
-    fitted, judged = split(inputs)
-    if calibration and not judged:
-        raise InputError(
-            f"{calibration}: {len(inputs)} calibration inputs; wanted {_HELD_OUT} or more, one to judge by"
-        )
+    fitted, judged = _inputs(calibration, directory, traced, samples)
     model = OnnxModel(traced.proto)
     with tempfile.TemporaryDirectory(dir=out) as working:
         reference = _save(model.proto, Path(working))
         _check_trace(reference, traced)
-        quantized: list[str] = []
-        smoothed: list[str] = []
-        if weights == "int8":
-            quantized, smoothed = quantize(model, observe(model, fitted, Path(working)))
+        quantized, smoothed = quantize(model, observe(model, fitted, Path(working))) if weights == "int8" else ([], [])
         if dtype == "float16":
             make_half(model)
         _save(model.proto, out)
@@ -139,6 +131,17 @@ def _copy_companions(directory: Path, out: Path) -> None:
     for name in _COMPANIONS:
         if (directory / name).is_file():
             shutil.copyfile(directory / name, out / name)
+
+
+def _inputs(calibration: Path | None, directory: Path, traced: Traced, samples: int) -> tuple[list[Feeds], list[Feeds]]:
+    """Inputs that choose scales, and those that judge; none of either without a calibration."""
+    inputs = read_calibration(calibration, directory, traced, samples) if calibration else []
+    fitted, judged = split(inputs)
+    if calibration and not judged:
+        raise InputError(
+            f"{calibration}: {len(inputs)} calibration inputs; wanted {_HELD_OUT} or more, one to judge by"
+        )
+    return fitted, judged
 
 
 def split(inputs: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgepress.cli.app import Engine, Json, Threads, app, print_json
 from edgepress.errors import InputError
 from edgepress.progress import say
+
+if TYPE_CHECKING:
+    from edgepress.benchmarks.answers_record import AnswersRecord
 
 Prompts = Annotated[
     Path, typer.Argument(metavar="PROMPTS", help="Text file, one prompt per line; or JSONL of {prompt} or {messages}.")
@@ -69,10 +72,7 @@ def answers(
     from edgepress.pipeline.teacher import TeacherChoice
     from edgepress.runtime.answering import Sampling
 
-    for option, value in (("--temperature", temperature), ("--timeout", timeout)):
-        if not math.isfinite(value):
-            raise InputError(f"{option} {value}: wanted a number")
-
+    _check_finite(temperature=temperature, timeout=timeout)
     choice = TeacherChoice(
         name=teacher,
         model=model,
@@ -95,10 +95,20 @@ def answers(
         filter=sifted,
     )
     record = ask(choice, job, out)
-    for reason, count in record.dropped.items():
-        lines = ", ".join(map(str, record.dropped_prompts[reason][:10])) + (" …" if count > 10 else "")
-        say(f"dropped: {count} {reason.replace('_', ' ')} (line {lines})")
+    _say_dropped(record)
     if json:
         print_json(record)
     else:
         print(f"answers: {out}  {record.kept} of {record.answers} kept, from {record.teacher}")
+
+
+def _check_finite(**options: float) -> None:
+    for option, value in options.items():
+        if not math.isfinite(value):
+            raise InputError(f"--{option} {value}: wanted a number")
+
+
+def _say_dropped(record: AnswersRecord) -> None:
+    for reason, count in record.dropped.items():
+        lines = ", ".join(map(str, record.dropped_prompts[reason][:10])) + (" …" if count > 10 else "")
+        say(f"dropped: {count} {reason.replace('_', ' ')} (line {lines})")
