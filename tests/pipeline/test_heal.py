@@ -20,10 +20,12 @@ from torch.nn.functional import kl_div
 
 from edgepress.artifact.manifest import read_manifest
 from edgepress.compress.calibrate.tokens import calibration_windows
+from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.distill.text import Text, split
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
+from edgepress.pipeline.memory import _healing_memory
 from edgepress.pipeline.plan import make_plan
 from edgepress.recipe import load_recipe, parse_recipe
 from edgepress.runtime.torch_reference import load_model
@@ -203,6 +205,21 @@ def test_training_states_more_memory(scene: Scene) -> None:
         for steps in ((PRUNE, QUANTIZE), (PRUNE, (DISTILL % "").replace("96", "4096"), QUANTIZE))
     ]
     assert plans[1].peak_memory_bytes >= plans[0].peak_memory_bytes
+
+
+def test_a_trained_embedding_states_its_gradients_moments_and_best_as_well(scene: Scene) -> None:
+    student = open_student(str(scene.root / "student"))
+
+    frozen, trained, auto = (
+        DistillStep(tokens=64, embedding="frozen"),
+        DistillStep(tokens=64, embedding="trained"),
+        DistillStep(tokens=64),
+    )
+    stated = _healing_memory(student, frozen, narrowed=False)
+    more = stated + 4 * 4 * student.spec.vocab * student.spec.hidden
+    assert _healing_memory(student, trained, narrowed=False) == more
+    assert _healing_memory(student, auto, narrowed=False) == stated
+    assert _healing_memory(student, auto, narrowed=True) == more
 
 
 def test_a_step_needs_tokens() -> None:

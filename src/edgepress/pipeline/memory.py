@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import prod
 
 from edgepress.artifact.families import EMBEDDING, LAYER
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
-from edgepress.compress.distill.config import DistillStep, Lora
+from edgepress.compress.distill.config import DistillStep, Lora, Training
+from edgepress.compress.prune.config import PruneHidden
 from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.student.student import Student
 from edgepress.recipe import Recipe
@@ -59,7 +61,8 @@ def peak_memory(student: Student, recipe: Recipe, *, calibrated: bool) -> int:
         phases += _solver_memory(student, recipe, sizes)
     if step.qad_tokens:
         phases.append(_training_memory(student, recipe, sizes.length))
-    phases += [_healing_memory(student, step) for step in recipe.healing]
+    narrowed = any(isinstance(step, PruneHidden) for step in recipe.compress)
+    phases += [_healing_memory(student, step, narrowed=narrowed) for step in recipe.healing]
     if calibrated and recipe.calibration.self_generated:
         phases.append(_writing_memory(student, recipe, sizes))
     return _TORCH_BYTES + max(phases)
@@ -111,18 +114,28 @@ def _writing_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> int:
     return weight_bytes() * parameters + sizes.embedding + cache + _WORKSPACE_BYTES
 
 
-def _healing_memory(student: Student, step: DistillStep) -> int:
+def _healing_memory(student: Student, step: DistillStep, *, narrowed: bool) -> int:
     """Parameters, and of what is trained gradients, both moments and the best so far, in float32; the teacher where it
     runs alongside; what a piece of a batch leaves for the backward pass; logits of some tokens. Counted before pruning,
     which makes it less.
     """
     spec, models = student.spec, 1 if step.top_k else 2
-    trained = _adapters(student, step.lora) if step.lora else student.parameters
-    floats = models * student.parameters + (5 if step.lora else 4) * trained
+    training = step.training(step.length, 0, narrowed=narrowed)
+    trained = student.parameters - (spec.vocab * spec.hidden if training.embedding == "frozen" else 0)
+    floats = models * student.parameters + (5 * _adapters(student, step.lora) if step.lora else 4 * trained)
     widest = max(entry.ffn for entry in spec.layers)
-    piece = min(step.training(step.length, 0).piece_tokens, step.batch_tokens)
-    kept = 4 * piece * spec.depth * (6 * widest + 14 * spec.hidden)
+    piece = min(training.piece_tokens, step.batch_tokens)
+    kept = (2 if _multiplies_in_bfloat16(training) else 4) * piece * spec.depth * (6 * widest + 14 * spec.hidden)
     return 4 * floats + kept + 24 * _TOKENS_OF_LOGITS * spec.vocab + _WORKSPACE_BYTES
+
+
+def _multiplies_in_bfloat16(training: Training) -> bool:
+    """As training does here; no where torch is not installed, and nothing is trained."""
+    if find_spec("torch") is None:
+        return False
+    from edgepress.compress.distill.precision import in_bfloat16
+
+    return in_bfloat16(training)
 
 
 def _adapters(student: Student, lora: Lora) -> int:
