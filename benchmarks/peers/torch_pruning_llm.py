@@ -31,6 +31,7 @@ from edgepress.benchmarks.peers.healing import heal
 from edgepress.benchmarks.peers.pruning import divergences, head_of
 from edgepress.benchmarks.peers.script import exit_code
 from edgepress.benchmarks.peers.simulated import mean_and_difference, text_section
+from edgepress.compress.calibrate.held_out import thin_out
 from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.prune.config import PruneFfn
 from edgepress.compress.search.divergence import final_states
@@ -65,7 +66,7 @@ def torch_pruned(student: Student, method: str, ratio: float, windows: NDArray[n
     importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
     if method == "taylor":
         importance = tp.importance.GroupTaylorImportance(group_reduction="mean")
-        for window in torch.from_numpy(windows[:_GRADIENT_WINDOWS].astype(np.int64)):
+        for window in torch.from_numpy(thin_out(windows, _GRADIENT_WINDOWS).astype(np.int64)):
             model(window[None], labels=window[None]).loss.backward()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that norms are pruned with what they are of

@@ -1,8 +1,8 @@
 """A teacher's distributions on disk, so that it runs once however often a student reads the text.
 
 Cut into shards of whole windows. A shard is an entry of the cache, named by the digest of the teacher, of the shard's
-windows and of k: it appears whole or not at all, so that a killed run goes on after its last whole shard, and text that
-is added later costs only itself. Shards are mapped into memory when they are read.
+windows and of k: it appears whole or not at all, so that a killed run goes on after its last whole shard, and one that
+reads more windows behind the same ones pays only for those. Shards are mapped into memory when they are read.
 
 Record t of a window is the teacher's distribution *after* token t, of token t + 1; the last token has none.
 """

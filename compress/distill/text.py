@@ -95,13 +95,12 @@ def split(text: Text, seed: int) -> tuple[Text, Text]:
 
 
 def draw(text: Text, count: int) -> Text:
-    """So many of the windows, drawn over all of them; the text as it is where it has no more.
+    """So many of the windows, or all there are, drawn over the whole text.
 
-    Of a text that a run does not read to its end, every file has its share, whichever was named first. The draw is the
-    same for all seeds, and a smaller one is the beginning of a larger one: what is cached for one run serves the other.
+    Of a text that a run does not read to its end, no file is passed over because another was named first. The draw does
+    not depend on a seed, and a smaller one is the beginning of a larger one: what is cached for one run serves another.
     """
-    windows = len(text.tokens)
-    return text if windows <= count else text[np.random.default_rng(0).permutation(windows)[:count]]
+    return text[np.random.default_rng((0, 2)).permutation(len(text.tokens))[:count]]
 
 
 def held_out_windows(codec: TextCodec, files: tuple[str, ...], training: tuple[str, ...], length: int) -> Text:

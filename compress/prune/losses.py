@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.families import LINEARS, layer_name
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.held_out import thin_out
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.importance import score_path
 from edgepress.compress.prune.moments import InputSums
@@ -41,7 +42,7 @@ def layer_losses(
     """
     costs: dict[str, float] = {}
     if step.method == "obs":
-        costs = fisher_costs(source, windows[: max(1, FISHER_TOKENS // windows.shape[1])], seed)
+        costs = fisher_costs(source, thin_out(windows, max(1, FISHER_TOKENS // windows.shape[1])), seed)
     found = []
     with progress("losses by width", source.spec.depth) as advance:
         for index, tensors, sums in _inputs(source, step, windows):

@@ -43,7 +43,8 @@ def text_inputs(files: Sequence[str], directory: Path, config: dict[str, Any]) -
     tokenizer.enable_truncation(length)
     for name in files:
         require_file("text", name)
-    text = "\n".join(read_text(Path(name)) for name in files)[: _TOKENS * _LETTERS_A_TOKEN]
+    share = _TOKENS * _LETTERS_A_TOKEN // len(files)
+    text = "\n".join(read_text(Path(name))[:share] for name in files)
     encoded = tokenizer.encode(text)
     windows = [part.ids for part in (encoded, *encoded.overflowing) if len(part.ids) == length]
     windows = windows[: _TOKENS // length]

@@ -13,21 +13,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _VARIABLE = "GLIBC_TUNABLES"
+_STARTED_AGAIN = "EDGEPRESS_STARTED_AGAIN"  # glibc drops its own variable where it does not trust the environment
 _TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 _MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_WITH_A_VALUE = ("-X", "-W", "--check-hash-based-pycs")  # of Python's own options
 _FIRST_GLIBC = (2, 35)  # knows glibc.malloc.hugetlb
 
 
 def in_huge_pages() -> None:
-    """Start the command again with huge pages, where it was started as a command and has none."""
-    arguments = as_command(sys.orig_argv)
-    if arguments and _VARIABLE not in os.environ and are_there(_libc(), _mode()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, *arguments], os.environ | {_VARIABLE: _TUNABLES})
+    """Start the command again with huge pages, where it was started as a command and has none; once at the most.
+
+    Where it cannot be started again it goes on as it is.
+    """
+    arguments, again = as_command(sys.orig_argv), os.environ.pop(_STARTED_AGAIN, None)
+    if again or not arguments or not sys.executable or _VARIABLE in os.environ or not are_there(_libc(), _mode()):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by the caller
+            stream.flush()
+    with suppress(OSError):
+        environment = os.environ | {_VARIABLE: _TUNABLES, _STARTED_AGAIN: "1"}
+        os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 
 def without_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
@@ -41,8 +51,13 @@ def as_command(started: Sequence[str]) -> list[str]:
     Args:
         started: the interpreter and its arguments, as in ``sys.orig_argv``.
     """
-    script = Path(started[1]).name == "edgepress" if len(started) > 1 else False
-    return list(started[1:]) if script or list(started[1:3]) == ["-m", "edgepress"] else []
+    arguments = list(started[1:])
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("-") and arguments[place] not in ("-m", "-c", "-"):
+        place += 2 if arguments[place] in _WITH_A_VALUE else 1
+    program = arguments[place : place + 2]
+    is_ours = program == ["-m", "edgepress"] or Path(*program[:1]).name == "edgepress"
+    return arguments if is_ours else []
 
 
 def are_there(libc: str, mode: str) -> bool:

@@ -46,6 +46,14 @@ def test_the_request_goes_in_and_progress_and_result_come_out() -> None:
     assert sum(advanced) == 2
 
 
+def test_a_measured_process_does_not_inherit_the_huge_pages_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+    for value, there in ((ours, False), ("glibc.malloc.check=0", True)):
+        monkeypatch.setenv("GLIBC_TUNABLES", value)
+        check = f"import os; assert ('GLIBC_TUNABLES' in os.environ) is {there}"
+        assert run_worker(REQUEST, command=_python(check, _printing(RESULT))) == RESULT
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("SIGKILL", "lack of memory"), ("SIGILL", "another processor"), ("SIGSEGV", "crashed"), ("SIGUSR1", "messages")],

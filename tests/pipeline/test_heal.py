@@ -20,14 +20,18 @@ from torch.nn.functional import kl_div
 
 from edgepress.artifact.manifest import read_manifest
 from edgepress.compress.calibrate.tokens import calibration_windows
-from edgepress.compress.distill.config import DistillStep
+from edgepress.compress.distill.config import DistillStep, Training
 from edgepress.compress.distill.text import Text, split
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
+from edgepress.pipeline.distill import _texts as distillation_texts
+from edgepress.pipeline.distill_job import Job, Settings
+from edgepress.pipeline.heal import _texts as healing_texts
 from edgepress.pipeline.memory import _healing_memory
 from edgepress.pipeline.plan import make_plan
 from edgepress.recipe import load_recipe, parse_recipe
+from edgepress.runtime.text import TextCodec
 from edgepress.runtime.torch_reference import load_model
 
 pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
@@ -220,6 +224,27 @@ def test_a_trained_embedding_states_its_gradients_moments_and_best_as_well(scene
     assert _healing_memory(student, trained, narrowed=False) == more
     assert _healing_memory(student, auto, narrowed=False) == stated
     assert _healing_memory(student, auto, narrowed=True) == more
+
+
+@pytest.mark.parametrize("command", ["run", "distill"])
+def test_less_than_the_text_is_read_from_all_files(command: str, scene: Scene) -> None:
+    words = [CORPUS * 40, "0123456789 " * 4000]
+    files = [scene.root / f"{number}.txt" for number in range(len(words))]
+    for file, text in zip(files, words, strict=True):
+        file.write_text(text, encoding="utf-8")
+    student, names = open_student(str(scene.root / "student")), tuple(map(str, files))
+    if command == "run":
+        recipe = parse_recipe(scene.recipe(PRUNE, DISTILL % "", QUANTIZE).read_text("utf-8"), "r")
+        step = DistillStep(tokens=640, length=32, batch_tokens=64, files=names)
+        _, read, held_out = healing_texts(student, step, recipe, narrowed=False)
+    else:
+        training = Training(tokens=640, length=32, batch_tokens=64)
+        read, held_out = distillation_texts(student, Job(text=names, settings=Settings(train=training)))
+    assert read.tokens.shape == (20, 32)
+    codec = TextCodec(student.tokenizer_dir)
+    for part in (read, held_out):
+        texts = [codec._tokenizer.decode(window.tolist()) for window in part.tokens]
+        assert 1 < sum("345" in text.replace(" ", "") for text in texts) < len(texts) - 1
 
 
 def test_a_step_needs_tokens() -> None:

@@ -21,7 +21,7 @@ from sliceable import make_model, write
 
 from edgepress.compress.distill.channel_statistics import channel_statistics
 from edgepress.compress.distill.smaller import smaller_size
-from edgepress.compress.distill.text import read_windows
+from edgepress.compress.distill.text import draw, read_windows
 from edgepress.compress.distill.weight_selection import SelectedWeights, evenly
 from edgepress.compress.student.open import open_student
 from edgepress.runtime.text import TextCodec
@@ -34,7 +34,7 @@ def test_a_decoder_is_written_as_it_is_selected(scene: Path, tmp_path: Path, by_
     way = ["--select", "importance" if by_importance else "uniform", "--text", "text.txt"]
     record = edgepress("slice", "llama", "--start", "decoder.json", "-o", tmp_path / "out", *way, "--json").json()
     source = open_student("llama")
-    windows = read_windows(TextCodec(source.tokenizer_dir), ("text.txt",), 256).tokens[:32]
+    windows = draw(read_windows(TextCodec(source.tokenizer_dir), ("text.txt",), 256), 32).tokens
     statistics = channel_statistics(source, windows)
     wanted = SelectedWeights(source, smaller_size(source, DECODER), statistics, by_importance=by_importance)
     found = open_student(str(tmp_path / "out"))

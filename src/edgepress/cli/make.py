@@ -26,14 +26,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with exa
 @app.command()
 def run(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = False, json: Json = False) -> None:
     """Everything: compress a student, export it, measure the files, write the report."""
+    chosen = load_recipe(recipe)
+    if chosen.healing and not dry_run:
+        in_huge_pages()
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline.prune import plan_before
     from edgepress.pipeline.run import check_met
     from edgepress.pipeline.whole import run_whole
 
-    chosen = load_recipe(recipe)
-    if chosen.healing and not dry_run:
-        in_huge_pages()
     opened = open_student(student)
     if dry_run:
         print_plan(opened, plan_before(opened, chosen, chosen.export), json=json)
@@ -49,13 +49,13 @@ def run(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = Fa
 @app.command()
 def compress(student: StudentName, recipe: RecipeName, out: Out, dry_run: DryRun = False, json: Json = False) -> None:
     """The post-training compression step alone: a student into OUT/checkpoint."""
+    chosen = load_recipe(recipe)
+    if chosen.healing and not dry_run:
+        in_huge_pages()
     from edgepress.compress.student.open import open_student
     from edgepress.pipeline import run as pipeline
     from edgepress.pipeline.prune import plan_before
 
-    chosen = load_recipe(recipe)
-    if chosen.healing and not dry_run:
-        in_huge_pages()
     opened = open_student(student)
     if dry_run:
         print_plan(opened, plan_before(opened, chosen, ()), json=json)

@@ -7,6 +7,7 @@ it is done, and the state goes.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,7 +19,7 @@ from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.benchmarks.report.numerals import significant
 from edgepress.benchmarks.training_record import RECORD_FILE, TrainingRecord
 from edgepress.compress.calibrate.tokens import calibration_windows, require_file
-from edgepress.compress.distill.config import DistillStep, check_loss, check_rank
+from edgepress.compress.distill.config import DistillStep, Training, check_loss, check_rank
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.quantize.layers import copy_tokenizer
 from edgepress.compress.student.expected import expected_shapes
@@ -27,6 +28,9 @@ from edgepress.errors import InputError, require_installed
 from edgepress.pipeline.distill_job import Settings
 from edgepress.progress import say
 from edgepress.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgepress.compress.distill.text import Text
 
 
 def check_healing(student: Student, recipe: Recipe) -> None:
@@ -71,26 +75,32 @@ def heal(original: Student, student: Student, step: DistillStep, recipe: Recipe,
         state: directory of the saved state.
         directory: of the stage.
     """
-    from edgepress.compress.distill.text import Text, draw, read_windows, split
     from edgepress.pipeline.train_student import train_student
-    from edgepress.runtime.text import TextCodec
 
-    seed = recipe.calibration.seed
+    narrowed = student.spec.hidden != original.spec.hidden
     with brief_waits():
-        if step.files:
-            text = read_windows(TextCodec(original.tokenizer_dir), step.files, step.length)
-        else:
-            windows = calibration_windows(original, recipe.calibration)
-            text = Text(windows, np.ones(windows.shape, bool))
-        narrowed = student.spec.hidden != original.spec.hidden
-        training = step.training(text.tokens.shape[1], seed, narrowed=narrowed)
-        text, held_out = split(text, seed)
-        text = draw(text, training.steps * training.windows_per_step)
+        training, text, held_out = _texts(original, step, recipe, narrowed=narrowed)
         settings = Settings(loss=step.loss, train=training)
         trained = train_student(original, student, settings, text, held_out, state, begun=student.name)
     _write(student, trained.tensors, directory)
     (directory / RECORD_FILE).write_bytes(msgspec.json.encode(trained.record))
     say(f"distill: {what_healed(directory)}")
+
+
+def _texts(original: Student, step: DistillStep, recipe: Recipe, *, narrowed: bool) -> tuple[Training, Text, Text]:
+    """How it is trained, on what, and what is held out; no more windows than the training reads."""
+    from edgepress.compress.distill import text as texts
+    from edgepress.runtime.text import TextCodec
+
+    seed = recipe.calibration.seed
+    if step.files:
+        text = texts.read_windows(TextCodec(original.tokenizer_dir), step.files, step.length)
+    else:
+        windows = calibration_windows(original, recipe.calibration)
+        text = texts.Text(windows, np.ones(windows.shape, bool))
+    training = step.training(text.tokens.shape[1], seed, narrowed=narrowed)
+    text, held_out = texts.split(text, seed)
+    return training, texts.draw(text, training.steps * training.windows_per_step), held_out
 
 
 def what_healed(directory: Path) -> str:

@@ -163,13 +163,13 @@ def _slice_decoder(model: str, job: SliceJob, out: Path) -> SliceRecord:
 
 def _decoder_statistics(source: Student, text: tuple[str, ...]) -> Any:
     from edgepress.compress.distill.statistics_cache import cached_statistics
-    from edgepress.compress.distill.text import read_windows
+    from edgepress.compress.distill.text import draw, read_windows
     from edgepress.compress.openmp import brief_waits
 
     windows = read_windows(TextCodec(source.tokenizer_dir), text, min(_LENGTH, source.spec.context))
     say("statistics of all channels on the text")
     with brief_waits():
-        return cached_statistics(source, windows.tokens[:_WINDOWS])
+        return cached_statistics(source, draw(windows, _WINDOWS).tokens)
 
 
 def _decoder_sizes(spec: ModelSpec) -> dict[str, int]:

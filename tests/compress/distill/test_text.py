@@ -105,7 +105,7 @@ def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(codec: TextCodec
     assert not np.array_equal(held_out.tokens, other.tokens)
 
 
-def test_of_a_long_text_every_part_has_its_share_and_more_of_it_begins_with_less(codec: TextCodec) -> None:
+def test_of_a_long_text_windows_come_from_all_of_it_and_more_of_it_begins_with_less() -> None:
     tokens = np.repeat(np.arange(1000, dtype=np.int32)[:, None], 4, 1)  # windows are their own numbers
     text = Text(tokens, tokens % 3 == 0)
     few, many = draw(text, 100), draw(text, 300)
@@ -115,10 +115,25 @@ def test_of_a_long_text_every_part_has_its_share_and_more_of_it_begins_with_less
     assert len(set(chosen.tolist())) == 300
     shares = np.histogram(chosen, bins=4, range=(0, 1000))[0]
     assert shares.min() > 50, shares  # 75 of each quarter, give or take three standard deviations
-    assert draw(text, 1000) is text
+    whole = draw(text, 5000).tokens
+    assert np.array_equal(whole[:300], many.tokens)
+    assert np.array_equal(np.sort(whole[:, 0]), np.arange(1000))
 
 
-def test_every_held_out_file_is_judged_by(codec: TextCodec, tmp_path: Path) -> None:
+def test_what_is_drawn_has_nothing_to_do_with_what_is_held_out() -> None:
+    beside, expected = 0, 0.0
+    for count in range(600, 6000, 60):
+        tokens = np.repeat(np.arange(count, dtype=np.int32)[:, None], 256, 1)
+        rest, held_out = split(Text(tokens, tokens >= 0), 0)
+        trained, apart = set(draw(rest, count // 10).tokens[:, 0].tolist()), set(held_out.tokens[:, 0].tolist())
+        neighbours = {place + step for place in apart for step in (-1, 1)} & set(rest.tokens[:, 0].tolist())
+        assert not trained & apart
+        beside += len(trained & neighbours)
+        expected += len(neighbours) * (count // 10) / len(rest.tokens)
+    assert 0.8 < beside / expected < 1.2
+
+
+def test_held_out_windows_come_from_all_files(codec: TextCodec, tmp_path: Path) -> None:
     files = [tmp_path / "a.txt", tmp_path / "b.txt"]
     for file, word in zip(files, ("yes ", "no "), strict=True):
         file.write_text(word * 40_000, encoding="utf-8")
