@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import edgepress, edgepress_process
+from commands import edgepress, edgepress_process, program
 from safetensors.numpy import load_file, save_file
 
 Change = Callable[[Path], object]
@@ -219,6 +220,14 @@ def test_the_installed_program_says_the_same(wrong: str, place: Path) -> None:
     change, command, message = WRONG[wrong]
     change(place)
     assert message in edgepress_process(*command).error()
+
+
+def test_a_closed_standard_output_changes_nothing(place: Path) -> None:
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *program(), "show", str(place / "none")]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_without_a_network_a_hub_id_is_one_line(place: Path) -> None:

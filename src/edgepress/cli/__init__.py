@@ -34,6 +34,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    sys.stdout.flush()
+    if sys.stdout is not None:  # closed by the caller
+        sys.stdout.flush()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
