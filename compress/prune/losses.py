@@ -25,7 +25,6 @@ from edgepress.compress.search.fisher import fisher_costs
 from edgepress.progress import progress
 
 FISHER_TOKENS = 4096
-LEAST_OF_EVEN_SHARE = 0.85  # measured: docs/LOG.md
 
 
 def layer_losses(
@@ -107,8 +106,5 @@ def _energy(weight: NDArray[np.float32], about_zero: Moments) -> float:
 
 
 def least_units(units: Units, keep: float) -> int:
-    """Units that a layer keeps in any case: most of what an even share would leave, in whole steps, at least one.
-
-    Losses of single layers do not add up: where neighbours get narrow together, the model loses more than that.
-    """
-    return max(units.step, int(units.count * keep * LEAST_OF_EVEN_SHARE) // units.step * units.step)
+    """Units that a layer keeps in any case: half of what an even share would leave, in whole steps, at least one."""
+    return max(units.step, int(units.count * keep / 2) // units.step * units.step)
