@@ -4,8 +4,9 @@
         [--samples 64] [--length 512] [--seeds 0 1 2] [--tokens 40960] [--methods obs flap wanda_sp activation …]
         [--multiple-of 32]
 
-    obs          the product: optimal brain surgeon with intercept, repaired, widths by layer
-    obs_uniform  the same, all layers of one width
+    obs          the product: optimal brain surgeon with intercept, repaired, widths by layer, reconstructed
+    obs_solved   the same without the reconstruction: nothing is trained
+    obs_uniform  as obs, all layers of one width
     flap         FLAP's score, the mean of what is gone in a bias
     wanda_sp, activation, magnitude    the scores alone: what stays keeps its weights
     …_uniform    any of them with all layers of one width
@@ -56,12 +57,13 @@ def step_for(method: str, keep: float, multiple_of: int) -> PruneFfn | PruneHidd
     """
     if method in _HIDDEN:
         return PruneHidden(keep=keep, repair=_HIDDEN[method], multiple_of=multiple_of)
-    name = method.removesuffix("_uniform")
+    name = method.removesuffix("_uniform").removesuffix("_solved")
     if name not in METHODS:
         known = f"one of {', '.join(METHODS)}, one of them with _uniform behind it, or {' or '.join(_HIDDEN)}"
         raise InputError(f"--methods: {method}: wanted {known}")
     widths = "uniform" if method.endswith("_uniform") else "per_layer"
     fields = {"keep": keep, "method": name, "repair": name in _REPAIRED, "widths": widths, "multiple_of": multiple_of}
+    fields["reconstruct"] = not method.endswith("_solved")
     return msgspec.convert({"step": "prune_ffn"} | fields, PruneFfn)
 
 

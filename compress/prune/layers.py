@@ -81,8 +81,17 @@ def _walk(
     *,
     bias: bool,
 ) -> Iterator[Tensors]:
+    as_it_was = True  # so far: there is nothing to make up for
     for visit in PairWalk(source, windows).layers():
-        tensors, columns = prune_layer(source, step, visit, counts[visit.index], bias=bias)
+        index = visit.index
+        units = layer_units(step, source.spec, source.spec.layers[index])
+        as_it_was &= counts[index] == units.count
+        if as_it_was:
+            tensors, columns = dict(visit.tensors), np.arange(units.count * units.size)
+            if bias:
+                _add_bias(tensors, step, index, np.zeros(source.spec.hidden, np.float32))
+        else:
+            tensors, columns = prune_layer(source, step, visit, counts[index], bias=bias)
         stays.append(columns)
         yield tensors
 

@@ -34,16 +34,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LAYER, linear_groups_of
+from edgepress.artifact.families import (
+    EMBEDDING,
+    FAMILIES,
+    FINAL_NORM,
+    HEAD,
+    LAYER,
+    LINEARS,
+    linear_groups_of,
+)
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.calibrate.skeleton import Floats
+from edgepress.compress.prune.reconstruct import Wanted, reconstruct
 from edgepress.compress.prune.removed import Removed, read_removed
-from edgepress.compress.prune.ridge import Regression, token_weights
+from edgepress.compress.prune.ridge import HeldOut, Regression, token_weights
 from edgepress.compress.prune.stage import StageWriter, Tensors
-from edgepress.compress.prune.stream import ATTENTION_WRITER, FFN_WRITER, Stream
+from edgepress.compress.prune.stream import ATTENTION_WRITER, FFN_BLOCK, FFN_WRITER, Stream
 from edgepress.compress.student.checkpoint import CheckpointStudent
 
+_FFN_MAKERS = (LINEARS["ffn_gate"], LINEARS["ffn_up"])
 _ROWS_AT_ONCE = 4096  # of a head, in float64
 
 
@@ -52,7 +62,15 @@ def writes_directly(source: WeightSource) -> bool:
     return not FAMILIES[source.spec.family].sandwich
 
 
-def repair(source: WeightSource, pruned_at: Path, windows: NDArray[np.int32], directory: Path, *, name: str) -> None:
+def repair(
+    source: WeightSource,
+    pruned_at: Path,
+    windows: NDArray[np.int32],
+    directory: Path,
+    *,
+    name: str,
+    trains: bool = False,
+) -> None:
     """Write a pruned model, solved, as a float32 checkpoint into ``directory``.
 
     Args:
@@ -61,12 +79,13 @@ def repair(source: WeightSource, pruned_at: Path, windows: NDArray[np.int32], di
         windows: calibration tokens, int32, (samples, length).
         directory: where the checkpoint goes; other files in it stay.
         name: the model's name.
+        trains: whether feed-forwards are trained block by block behind the solving (``reconstruct``).
 
     Raises:
         InputError: the model overflows.
     """
     pruned, removed = CheckpointStudent(pruned_at), read_removed(pruned_at) or Removed()
-    walk = RepairWalk(source, pruned, removed, windows, bfloat16=True)
+    walk = RepairWalk(source, pruned, removed, windows, bfloat16=True, trains=trains)
     writer = StageWriter(directory, pruned.spec.depth)
     writer.write_layers(walk.layers(), "prune (repair)")
     ends = {key: pruned.read(key) for key in (EMBEDDING, FINAL_NORM, HEAD) if key in pruned.names}
@@ -86,6 +105,7 @@ class RepairWalk:
         windows: NDArray[np.int32],
         *,
         bfloat16: bool = False,
+        trains: bool = False,
     ) -> None:
         """Start before the first layer.
 
@@ -95,6 +115,7 @@ class RepairWalk:
             removed: what is not.
             windows: calibration tokens, int32, (samples, length).
             bfloat16: whether products may be of bfloat16 factors.
+            trains: whether feed-forwards that have something to make up for are trained to, block by block.
         """
         self._stays = removed.kept_layers(whole.spec.depth)
         self._channels = torch.tensor(removed.channels or range(whole.spec.hidden))
@@ -102,7 +123,7 @@ class RepairWalk:
         self._parted = bool(removed.channels)
         self._smaller = Stream(smaller, windows, None if self._parted else self._whole.values)
         self._writers = (ATTENTION_WRITER, FFN_WRITER) if writes_directly(whole) else ()
-        self._bfloat16 = bfloat16
+        self._bfloat16, self._trains = bfloat16, trains and bool(self._writers)
 
     def layers(self) -> Iterator[Tensors]:
         """The smaller model's layers, solved, by Hugging Face name."""
@@ -141,6 +162,8 @@ class RepairWalk:
                     self._advance_whole(until)
                 if self._can_solve(group):
                     self._solve(group)
+            if self._trains and (self._lost_neurons() or until > index + 1):
+                self._reconstruct()
             self._smaller.advance()
         self._smaller.leave()
         return self._smaller.tensors
@@ -152,11 +175,13 @@ class RepairWalk:
         self._skip(range(self._whole.index + 1, until))
 
     def _alike(self, index: int, place: int) -> bool:
-        """Whether both have the same weights in their layer."""
+        """Whether both have the same weights in their layer; a bias that is zero is as good as none."""
         old, new = LAYER.format(i=index), LAYER.format(i=place)
         own = {new + key.removeprefix(old): values for key, values in self._whole.tensors.items()}
         mine = self._smaller.tensors
-        return own.keys() == mine.keys() and all(np.array_equal(own[key], mine[key]) for key in own)
+        added = mine.keys() - own.keys()
+        same = own.keys() <= mine.keys() and all(np.array_equal(own[key], mine[key]) for key in own)
+        return same and not any(mine[key].any() for key in added)
 
     def _can_solve(self, group: tuple[str, ...]) -> bool:
         """A writer where the stream takes its output as it is, a reader that makes all that the whole model's does."""
@@ -176,6 +201,29 @@ class RepairWalk:
             regression.add(*self._missing(group, batch))
         for part, weight, change in zip(group, weights, regression.change().split(rows), strict=True):
             self._smaller.replace(part, torch.from_numpy(weight).double() + change)
+
+    def _lost_neurons(self) -> bool:
+        return not self._can_solve(_FFN_MAKERS)
+
+    def _reconstruct(self) -> None:
+        """Train the feed-forward of the smaller model's layer, all of whose linears have been solved that can be."""
+        parts, held_out = (*_FFN_MAKERS, FFN_WRITER), HeldOut(self._smaller.windows)
+        kept = [held_out.of(self._smaller.values[batch]).flatten() for batch in self._smaller.batches]
+        names = tuple(f"{part.removeprefix(FFN_BLOCK + '.')}.weight" for part in parts)
+        found = reconstruct(self._smaller.feed_forward, names, self._wanted(), torch.cat(kept))
+        for part, weight in zip(parts, found, strict=True):
+            self._smaller.replace(part, weight)
+
+    @torch.no_grad()  # not inference_mode: what is found takes part in a backward pass
+    def _wanted(self) -> Wanted:
+        """Of the smaller model's feed-forward, of all tokens."""
+        found = list[tuple[torch.Tensor, ...]]()
+        for batch in self._smaller.batches:
+            mine, wanted = self._smaller.seen((FFN_BLOCK,), batch), self._whole.values[batch]
+            missing = wanted[..., self._channels] - (mine.stream - mine.outputs)
+            found.append(tuple(each.flatten(0, 1) for each in (mine.inputs, missing, token_weights(wanted))))
+        inputs, outputs, weights = (torch.cat(each) for each in zip(*found, strict=True))
+        return Wanted(inputs, outputs, weights)
 
     def _missing(self, group: tuple[str, ...], batch: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of a batch: the smaller model's inputs, what its outputs or its stream lack, and what each token counts."""

@@ -13,12 +13,13 @@ from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 
 ATTENTION_WRITER, FFN_WRITER = LINEARS["attn_output"], LINEARS["ffn_down"]
+FFN_BLOCK = FFN_WRITER.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Of linears that read the same, and a batch of windows: their inputs, their outputs side by side, and of one that
-    writes into the stream, the stream behind it.
+    """Of linears that read the same, or a feed-forward, and a batch of windows: their inputs, their outputs side by
+    side, and of what writes into the stream, the stream behind it.
     """
 
     inputs: torch.Tensor
@@ -73,9 +74,9 @@ class Stream:
         self._layer.get_parameter(f"{part}.weight").copy_(weight)
 
     def seen(self, group: tuple[str, ...], batch: slice) -> Seen:
-        """What linears of the layer that was entered read and make of a batch of windows."""
+        """What linears of the layer that was entered, or its feed-forward, read and make of a batch of windows."""
         before, found = self.values[batch], list[tuple[torch.Tensor, torch.Tensor]]()
-        goes_on = group == (FFN_WRITER,)  # nothing else is wanted of what comes behind
+        goes_on = group[0] in (FFN_WRITER, FFN_BLOCK)  # nothing else is wanted of what comes behind
 
         def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
             found.append((inputs[0], output))
@@ -93,6 +94,11 @@ class Stream:
                 handle.remove()
         outputs = torch.cat([output for _, output in found], -1)
         return Seen(found[0][0], outputs, before + outputs if group == (ATTENTION_WRITER,) else after)
+
+    @property
+    def feed_forward(self) -> torch.nn.Module:
+        """That of the layer that was entered."""
+        return self._layer.get_submodule(FFN_BLOCK)
 
     @torch.inference_mode()
     def normed(self, batch: slice) -> torch.Tensor:

@@ -76,7 +76,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     original = student  # writes the calibration text and teaches: better than what is left of it
     steps = recipe.before_quantize
     if steps:
-        key = stage_key("prune", 5, student.digest(), calibration_digest(recipe.calibration), student.name)
+        key = stage_key("prune", 6, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(steps, start=1):
         later = [name for behind in range(place + 1, MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
@@ -130,7 +130,8 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
             first = working / _FIRST
             first.mkdir()
             _remove(student, step, recipe, windows, first, repaired=True)
-            repair(student, first, windows, working, name=student.name)
+            trains = isinstance(step, PruneFfn) and step.reconstruct
+            repair(student, first, windows, working, name=student.name, trains=trains)
             shutil.rmtree(first)
         else:
             _remove(student, step, recipe, windows, working, repaired=False)

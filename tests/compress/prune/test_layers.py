@@ -88,6 +88,22 @@ def test_keeping_everything_is_the_identity_to_the_bit(family_dir: Path, tmp_pat
         np.testing.assert_array_equal(found.read(name).view(np.uint32), student.read(name).view(np.uint32))
 
 
+@pytest.mark.parametrize("unit", STEPS)
+def test_layers_in_front_of_the_first_that_loses_something_stay_to_the_bit(tmp_path: Path, unit: str) -> None:
+    """But for the bias that all of a llama's layers have, or none."""
+    source = make_model_dir("llama", tmp_path / "student", num_hidden_layers=3)
+    student, step = open_student(str(source)), STEPS[unit]
+    whole = layer_units(step, student.spec, student.spec.layers[0]).count
+    found = pruned(source, step, tmp_path / "out", [whole, whole, whole // 2])
+    for name in student.names:
+        if not name.startswith("model.layers.2."):
+            np.testing.assert_array_equal(found.read(name).view(np.uint32), student.read(name).view(np.uint32))
+    added = [name for name in found.names if name not in student.names and not name.startswith("model.layers.2.")]
+    assert len(added) == 2 * (1 + len(part_of(step).makers))
+    assert all(not found.read(name).any() for name in added)
+    assert not torch.equal(logits(load_model(found)), logits(load_model(student)))
+
+
 def inputs_and_streams(model: torch.nn.Module, i: int) -> tuple[np.ndarray, np.ndarray]:
     """The inputs of layer i's down projection and what the layer leaves, float64, (tokens, columns)."""
     seen: dict[str, np.ndarray] = {}

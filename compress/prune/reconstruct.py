@@ -1,0 +1,119 @@
+"""Block-wise reconstruction: a feed-forward of which something is gone is trained to do what is wanted of the whole one.
+
+Least squares reach the last of its matrices alone (``repair``). The neurons that stay can be other neurons, too:
+
+    min over all of its matrices of  Σ_t w_t |m_t - f(x_t)|²  /  Σ_t w_t |m_t|²
+
+x is what the block reads, m what the stream wants of it, w = 1 / mean s², and f the block as it is: gate, activation
+and all. From the least-squares solution on, by Adam, with steps that are a share of a matrix's root mean square, so
+that one rate does for all models; the rate rises over the first steps and falls to nothing at the last. One window in
+four is held out (``ridge``): the state between two epochs that loses least there is kept, and the start is one of them,
+so text that is too little to learn from leaves the block as it was.
+
+Source: Li et al., BRECQ, arXiv 2102.05426, who train roundings so, block by block; here it is the weights themselves.
+No layer waits for another's gradients: what is held is one block, its gradients and moments, and its inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
+
+_EPOCHS = 4
+_TOKENS_AT_ONCE = 512
+_LEAST_AT_ONCE = 64
+_STEPS = 24  # at least, of an epoch, where there are tokens enough for it
+_RATE = 1e-2  # of a matrix's root mean square
+_BETAS = (0.9, 0.95)
+_RISING = 10  # steps
+_SEED = 0
+_LEAST_LOSS = 1e-6  # below it a block does already what is wanted
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Of tokens: ``inputs`` x, (tokens, inputs); ``outputs`` m, (tokens, outputs); ``weights`` w, (tokens, 1)."""
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    weights: torch.Tensor
+
+    def of(self, tokens: torch.Tensor) -> Wanted:
+        """Of some of them, by their places."""
+        return Wanted(self.inputs[tokens], self.outputs[tokens], self.weights[tokens])
+
+
+def reconstruct(block: nn.Module, names: tuple[str, ...], wanted: Wanted, held_out: torch.Tensor) -> list[torch.Tensor]:
+    """The weights that a block does best with, float32, in the order of ``names``.
+
+    Args:
+        block: computes outputs from inputs; is left as it is.
+        names: of the parameters that are trained.
+        wanted: what of it, finite.
+        held_out: which tokens judge and are not trained on, (tokens,) of bool.
+    """
+    own = dict(block.named_parameters())
+    state = {name: own[name].detach().clone().requires_grad_() for name in names}
+    trained, judging = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+    best = [weight.detach().clone() for weight in state.values()]
+    least = loss(block, state, wanted, judging)
+    if not len(trained) or not least > _LEAST_LOSS:
+        return best
+    generator = torch.Generator().manual_seed(_SEED)
+    trainer = _Trainer(block, state, wanted, trained)
+    for _ in range(_EPOCHS):
+        trainer.epoch(trained[torch.randperm(len(trained), generator=generator)])
+        if (found := loss(block, state, wanted, judging)) < least:
+            least, best = found, [weight.detach().clone() for weight in state.values()]
+    return best
+
+
+@torch.no_grad()
+def loss(block: nn.Module, state: dict[str, torch.Tensor], wanted: Wanted, tokens: torch.Tensor) -> float:
+    """What a block with some of its parameters replaced loses on some tokens, as a share of what is wanted."""
+    lost = sum(float(_lost(block, state, wanted.of(some))) for some in tokens.split(_TOKENS_AT_ONCE))
+    return lost / max(energy(wanted, tokens), 1e-300)
+
+
+def energy(wanted: Wanted, tokens: torch.Tensor) -> float:
+    """Σ w |m|² over tokens."""
+    parts = (wanted.of(some) for some in tokens.split(_TOKENS_AT_ONCE))
+    return sum(float((part.weights * part.outputs.square()).sum()) for part in parts)
+
+
+def _lost(block: nn.Module, state: dict[str, torch.Tensor], part: Wanted) -> torch.Tensor:
+    """Σ w |m - f(x)|² over tokens."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_native_bfloat16()):
+        outputs = torch.func.functional_call(block, state, (part.inputs,))
+    return (part.weights * (part.outputs - outputs.float()).square()).sum()
+
+
+class _Trainer:
+    """Adam over a block's parameters."""
+
+    def __init__(self, block: nn.Module, state: dict[str, torch.Tensor], wanted: Wanted, tokens: torch.Tensor) -> None:
+        self._block, self._state, self._wanted = block, state, wanted
+        self._energy = energy(wanted, tokens) / len(tokens)
+        groups = [
+            {"params": [weight], "lr": _RATE * float(weight.detach().square().mean().sqrt())}
+            for weight in state.values()
+        ]
+        self._adam = torch.optim.Adam(groups, betas=_BETAS)
+        self._at_once = min(_TOKENS_AT_ONCE, max(_LEAST_AT_ONCE, len(tokens) // _STEPS))
+        steps = _EPOCHS * -(-len(tokens) // self._at_once)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._adam, lambda step: min(1.0, (step + 1) / _RISING) * max(0.0, 1 - step / steps)
+        )
+
+    def epoch(self, tokens: torch.Tensor) -> None:
+        """A step for every so many tokens, in this order."""
+        for some in tokens.split(self._at_once):
+            self._adam.zero_grad()
+            value = _lost(self._block, self._state, self._wanted.of(some)) / (len(some) * self._energy)
+            value.backward()  # type: ignore[no-untyped-call]
+            self._adam.step()
+            self._schedule.step()
