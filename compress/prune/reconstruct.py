@@ -1,14 +1,15 @@
-"""Block-wise reconstruction: a feed-forward of which something is gone is trained to do what is wanted of the whole one.
+"""Block-wise reconstruction: a feed-forward that has lost neurons is trained to do what the whole one did.
 
 Least squares reach the last of its matrices alone (``repair``). The neurons that stay can be other neurons, too:
 
-    min over all of its matrices of  Σ_t w_t |m_t - f(x_t)|²  /  Σ_t w_t |m_t|²
+    min over all of its matrices of  Σ_t w_t |f°(x_t) - f(x_t)|²  /  Σ_t w_t |f°(x_t)|²
 
-x is what the block reads, m what the stream wants of it, w = 1 / mean s², and f the block as it is: gate, activation
-and all. From the least-squares solution on, by Adam, with steps that are a share of a matrix's root mean square, so
-that one rate does for all models; the rate rises over the first steps and falls to nothing at the last. One window in
-four is held out (``ridge``): the state between two epochs that loses least there is kept, and the start is one of them,
-so text that is too little to learn from leaves the block as it was.
+f° is the block as it was and f as it is, activation and all, both on what the smaller model has there: nothing of the
+target is beyond what f can tell from x. (What the layers before it lack is; it is what repair solves for, linearly.)
+By Adam, with steps that are a share of a matrix's root mean square, so that one rate does for all models; the rate
+rises over the first steps and falls to nothing at the last. One window in four is held out (``ridge``): of the states
+between two epochs, and the start, the one that loses least there is kept, so text that is too little to learn from
+leaves the block as it was. w = 1 / mean s², s the stream behind the layer, as everywhere here.
 
 Source: Li et al., BRECQ, arXiv 2102.05426, who train roundings so, block by block; here it is the weights themselves.
 No layer waits for another's gradients: what is held is one block, its gradients and moments, and its inputs.
@@ -36,7 +37,7 @@ _LEAST_LOSS = 1e-6  # below it a block does already what is wanted
 
 @dataclass(frozen=True)
 class Wanted:
-    """Of tokens: ``inputs`` x, (tokens, inputs); ``outputs`` m, (tokens, outputs); ``weights`` w, (tokens, 1)."""
+    """Of tokens: ``inputs`` x, (tokens, inputs); ``outputs`` f°(x), (tokens, outputs); ``weights`` w, (tokens, 1)."""
 
     inputs: torch.Tensor
     outputs: torch.Tensor
@@ -80,13 +81,13 @@ def loss(block: nn.Module, state: dict[str, torch.Tensor], wanted: Wanted, token
 
 
 def energy(wanted: Wanted, tokens: torch.Tensor) -> float:
-    """Σ w |m|² over tokens."""
+    """Σ w |f°(x)|² over tokens."""
     parts = (wanted.of(some) for some in tokens.split(_TOKENS_AT_ONCE))
     return sum(float((part.weights * part.outputs.square()).sum()) for part in parts)
 
 
 def _lost(block: nn.Module, state: dict[str, torch.Tensor], part: Wanted) -> torch.Tensor:
-    """Σ w |m - f(x)|² over tokens."""
+    """Σ w |f°(x) - f(x)|² over tokens."""
     with torch.autocast("cpu", torch.bfloat16, enabled=has_native_bfloat16()):
         outputs = torch.func.functional_call(block, state, (part.inputs,))
     return (part.weights * (part.outputs - outputs.float()).square()).sum()

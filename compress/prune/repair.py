@@ -14,8 +14,9 @@ nothing: the feed-forward right behind does as well.) A head of its own is solve
 with the whole model's norm n° written as a linear function of n: W' = W° (S + Δ), S the choice of channels. A head that
 is the embedding stays as it is.
 
-What makes neurons or heads of which some are gone is left as it is: the whole model has others beside them. As long as
-nothing is missing, the two streams are one and nothing is solved.
+What makes neurons or heads of which some are gone is not solved: the whole model has others beside them. A feed-forward
+of which neurons are gone may be trained first, before its writer is solved, to do what the whole one did
+(``reconstruct``). As long as nothing is missing, the two streams are one and nothing is solved.
 
 Source: the fit in front of a gap is close to ReplaceMe's (Shopkhoev et al., arXiv 2505.02819), which multiplies a
 feed-forward's output by a matrix that is fitted; a whole new W has more freedom at no parameter more. Going on from
@@ -79,7 +80,7 @@ def repair(
         windows: calibration tokens, int32, (samples, length).
         directory: where the checkpoint goes; other files in it stay.
         name: the model's name.
-        trains: whether feed-forwards are trained block by block behind the solving (``reconstruct``).
+        trains: whether feed-forwards that have lost neurons are reconstructed.
 
     Raises:
         InputError: the model overflows.
@@ -115,7 +116,7 @@ class RepairWalk:
             removed: what is not.
             windows: calibration tokens, int32, (samples, length).
             bfloat16: whether products may be of bfloat16 factors.
-            trains: whether feed-forwards that have something to make up for are trained to, block by block.
+            trains: whether feed-forwards that have lost neurons are reconstructed.
         """
         self._stays = removed.kept_layers(whole.spec.depth)
         self._channels = torch.tensor(removed.channels or range(whole.spec.hidden))
@@ -162,8 +163,8 @@ class RepairWalk:
                     self._advance_whole(until)
                 if self._can_solve(group):
                     self._solve(group)
-            if self._trains and (self._lost_neurons() or until > index + 1):
-                self._reconstruct()
+                elif group == _FFN_MAKERS and self._trains:
+                    self._reconstruct()
             self._smaller.advance()
         self._smaller.leave()
         return self._smaller.tensors
@@ -202,11 +203,8 @@ class RepairWalk:
         for part, weight, change in zip(group, weights, regression.change().split(rows), strict=True):
             self._smaller.replace(part, torch.from_numpy(weight).double() + change)
 
-    def _lost_neurons(self) -> bool:
-        return not self._can_solve(_FFN_MAKERS)
-
     def _reconstruct(self) -> None:
-        """Train the feed-forward of the smaller model's layer, all of whose linears have been solved that can be."""
+        """Train the feed-forward of the smaller model's layer, short of neurons, to do what the whole one did."""
         parts, held_out = (*_FFN_MAKERS, FFN_WRITER), HeldOut(self._smaller.windows)
         kept = [held_out.of(self._smaller.values[batch]).flatten() for batch in self._smaller.batches]
         names = tuple(f"{part.removeprefix(FFN_BLOCK + '.')}.weight" for part in parts)
@@ -216,12 +214,14 @@ class RepairWalk:
 
     @torch.no_grad()  # not inference_mode: what is found takes part in a backward pass
     def _wanted(self) -> Wanted:
-        """Of the smaller model's feed-forward, of all tokens."""
+        """Of the smaller model's feed-forward, of all tokens: what the whole one would make of the same inputs. What
+        those lack already is not in it, for most of that cannot be told from them, and would be noise to learn.
+        """
         found = list[tuple[torch.Tensor, ...]]()
         for batch in self._smaller.batches:
-            mine, wanted = self._smaller.seen((FFN_BLOCK,), batch), self._whole.values[batch]
-            missing = wanted[..., self._channels] - (mine.stream - mine.outputs)
-            found.append(tuple(each.flatten(0, 1) for each in (mine.inputs, missing, token_weights(wanted))))
+            mine = self._smaller.seen((FFN_BLOCK,), batch)
+            outputs = self._whole.feed_forward(mine.inputs)
+            found.append(tuple(each.flatten(0, 1) for each in (mine.inputs, outputs, token_weights(mine.stream))))
         inputs, outputs, weights = (torch.cat(each) for each in zip(*found, strict=True))
         return Wanted(inputs, outputs, weights)
 

@@ -15,6 +15,7 @@ from tiny_models import make_model_dir
 from transformers import AutoModelForCausalLM
 
 from edgepress.artifact.checkpoint import Checkpoint
+from edgepress.artifact.families import layer_name
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.prune.config import Method, PruneFfn, PruneHeads, PruneLayers
 from edgepress.compress.quantize.config import QuantizeStep
@@ -147,6 +148,17 @@ def test_behind_neurons_and_heads_all_layers_are_solved_for_the_whole_model(
     names = [name for name in before.names if ("self_attn" if step is PruneFfn else ".mlp.") in name]
     assert any(not np.array_equal(after.read(name), before.read(name)) for name in names) == solved
     assert not (tmp_path / "out" / "pruned-1" / "first").exists()
+
+
+@pytest.mark.parametrize("fields", [{}, {"reconstruct": False}, {"repair": False}, {"method": "flap"}])
+def test_neurons_that_stay_are_trained_unless_told_otherwise(fields: dict[str, Any], tmp_path: Path) -> None:
+    source = make_model_dir("llama", tmp_path / "student")
+    asked = recipe(PruneFfn(keep=0.5, widths="uniform", **fields), calibration=Calibration(samples=96, length=32))
+    press(source, tmp_path / "out", asked, ("onnx",))
+    before, after = open_student(str(source)), Checkpoint(tmp_path / "out" / "pruned-1")
+    names = [layer_name(index, f"mlp.{part}_proj") for index in range(2) for part in ("gate", "up")]
+    as_they_were = [set(map(bytes, after.read(name))) <= set(map(bytes, before.read(name))) for name in names]
+    assert all(as_they_were) == bool(fields)
 
 
 @pytest.mark.parametrize("method", ["obs", "activation", "flap"])

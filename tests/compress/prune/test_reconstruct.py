@@ -12,7 +12,6 @@ from tiny_models import make_model_dir
 
 from edgepress.artifact.families import layer_name
 from edgepress.compress.prune.config import PruneFfn
-from edgepress.compress.prune.depth import drop_layers
 from edgepress.compress.prune.layers import prune_widths
 from edgepress.compress.prune.reconstruct import Wanted, loss, reconstruct
 from edgepress.compress.prune.repair import repair
@@ -155,15 +154,3 @@ def test_a_narrower_model_comes_nearer_on_other_text(family: str, tmp_path: Path
     assert not any(
         "mlp.gate" in name or "mlp.up" in name for name in changed if name not in makers and "layers.2" not in name
     )
-
-
-def test_what_stands_in_front_of_a_gap_does_some_of_its_work(tmp_path: Path) -> None:
-    source = make_model_dir("llama", tmp_path / "student", num_hidden_layers=5)
-    student = open_student(str(source))
-    (tmp_path / "pruned").mkdir()
-    drop_layers(student, [2], tmp_path / "pruned", name="Tiny")
-    whole = logits(load_model(student))
-    solved, trained = (
-        divergence(whole, logits(load_model(each))) for each in solved_and_trained(source, tmp_path, text(96, 1))
-    )
-    assert trained < 0.98 * solved
