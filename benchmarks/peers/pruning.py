@@ -57,13 +57,13 @@ def step_for(method: str, keep: float, multiple_of: int) -> PruneFfn | PruneHidd
     """
     if method in _HIDDEN:
         return PruneHidden(keep=keep, repair=_HIDDEN[method], multiple_of=multiple_of)
-    name = method.removesuffix("_uniform").removesuffix("_solved")
+    name = "obs" if method == "obs_solved" else method.removesuffix("_uniform")
     if name not in METHODS:
-        known = f"one of {', '.join(METHODS)}, one of them with _uniform behind it, or {' or '.join(_HIDDEN)}"
+        known = f"one of {', '.join(METHODS)}, one of them with _uniform behind it, obs_solved, {' or '.join(_HIDDEN)}"
         raise InputError(f"--methods: {method}: wanted {known}")
     widths = "uniform" if method.endswith("_uniform") else "per_layer"
     fields = {"keep": keep, "method": name, "repair": name in _REPAIRED, "widths": widths, "multiple_of": multiple_of}
-    fields["reconstruct"] = not method.endswith("_solved")
+    fields["reconstruct"] = method != "obs_solved"
     return msgspec.convert({"step": "prune_ffn"} | fields, PruneFfn)
 
 

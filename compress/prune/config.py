@@ -25,7 +25,8 @@ class PruneFfn(
     repair      solve what stays for the original's outputs, then all layers for the original's residual stream; with
                 flap, put the mean of what is gone into a bias
     reconstruct train each feed-forward that has lost neurons to do what the whole one did, before it is solved for
-                the residual stream; only with repair, and not for models that normalise what a layer adds (gemma3)
+                the residual stream; only with repair, and not with flap or for models that normalise what a layer
+                adds (gemma3)
     widths      per_layer: the layers share the budget by what each loses. uniform: all get the same width. auto:
                 per_layer where every export target can hold such a model
     multiple_of widths are multiples of this: 32 for the 32-blocks, 64 for TensorRT, 256 for the K formats
