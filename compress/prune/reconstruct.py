@@ -90,7 +90,8 @@ def _lost(block: nn.Module, state: dict[str, torch.Tensor], part: Wanted) -> tor
     """Σ w |f°(x) - f(x)|² over tokens."""
     with torch.autocast("cpu", torch.bfloat16, enabled=has_native_bfloat16()):
         outputs = torch.func.functional_call(block, state, (part.inputs,))
-    return (part.weights * (part.outputs - outputs.float()).square()).sum()
+    lost: torch.Tensor = (part.weights * (part.outputs - outputs.float()).square()).sum()
+    return lost
 
 
 class _Trainer:
@@ -115,6 +116,6 @@ class _Trainer:
         for some in tokens.split(self._at_once):
             self._adam.zero_grad()
             value = _lost(self._block, self._state, self._wanted.of(some)) / (len(some) * self._energy)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             self._adam.step()
             self._schedule.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +45,17 @@ def toy(seed: int = 0) -> tuple[Block, Wanted, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     whole, left = Block(NEURONS, generator), Block(NEURONS * 2 // 3, generator)
     for name in ("gate", "up"):
-        left.get_submodule(name).weight.data = whole.get_submodule(name).weight[: NEURONS * 2 // 3].clone()
-    left.down.weight.data = whole.down.weight[:, : NEURONS * 2 // 3].clone()
+        left.get_parameter(f"{name}.weight").data = (
+            whole.get_parameter(f"{name}.weight").data[: NEURONS * 2 // 3].clone()
+        )
+    left.down.weight.data = whole.down.weight.data[:, : NEURONS * 2 // 3].clone()
     left.down.bias.data = whole.down.bias.clone()
     x = torch.randn(TOKENS, WIDTH, generator=generator)
     weights = torch.rand(TOKENS, 1, generator=generator)
     return left, Wanted(x, whole(x), weights), torch.arange(TOKENS) // 64 % 4 == 3
 
 
-def trained_loss(block: Block, weights: list[torch.Tensor], wanted: Wanted, tokens: torch.Tensor) -> float:
+def trained_loss(block: Block, weights: Sequence[torch.Tensor], wanted: Wanted, tokens: torch.Tensor) -> float:
     """In float64, by the block's definition."""
     x, m, w = (each[tokens].double() for each in (wanted.inputs, wanted.outputs, wanted.weights))
     gate, up, down = (each.double() for each in weights)
@@ -157,7 +160,7 @@ def test_a_narrower_model_comes_nearer_on_other_text(family: str, tmp_path: Path
     found = solved_and_trained(source, tmp_path, windows)
     solved, trained = (divergence(whole, logits(load_model(each))) for each in found)
     assert trained < 0.985 * solved
-    changed = [name for name in found[0].names if not np.array_equal(*(each.read(name) for each in found))]
+    changed = [name for name in found[0].names if not np.array_equal(found[0].read(name), found[1].read(name))]
     makers = [layer_name(1, f"mlp.{part}_proj") for part in ("gate", "up")]
     assert set(makers) <= set(changed)
     assert not any(name.startswith("model.layers.0.") for name in changed)
@@ -183,7 +186,8 @@ def test_the_target_is_the_whole_block_on_what_the_pruned_layers_before_leave(fa
     held_out = (torch.arange(96) % 4 == 3).repeat_interleave(40)
     names = [f"{part}_proj.weight" for part in ("gate", "up", "down")]
     by_hand = dict(zip(names, reconstruct(block.float(), tuple(names), wanted, held_out), strict=True))
-    down = torch.nn.Linear(*reversed(by_hand[names[2]].shape), bias=False).double()
+    outputs_of_it, inputs_of_it = by_hand[names[2]].shape
+    down = torch.nn.Linear(inputs_of_it, outputs_of_it, bias=False).double()
     down.weight.data = by_hand[names[2]].double()
     neurons = run(found, 1, ("mlp.down_proj",), windows)[0]
     behind = run(whole, 1, ("mlp",), windows)[2]
