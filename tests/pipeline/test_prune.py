@@ -96,7 +96,7 @@ def test_a_family_without_per_layer_files_is_pruned_evenly_or_refused_by_name(tm
     [
         ("[{step: quantize}, {step: prune_ffn, keep: 0.5}]", "prune_ffn comes after quantize"),
         ("[{step: quantize}, {step: quantize}]", "2 quantize steps"),
-        ("[{step: prune_ffn, kep: 0.5}]", "fields there: keep, method, repair, widths, multiple_of"),
+        ("[{step: prune_ffn, kep: 0.5}]", "fields there: keep, method, repair, reconstruct, widths, multiple_of"),
         ("[{step: prune_heads, keep: 0.5, unit: pairs}]", "none of the choices: groups, heads"),
         ("[{step: prune_ffn, keep: 1.5}]", "compress"),
     ],
