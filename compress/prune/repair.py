@@ -35,15 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.families import (
-    EMBEDDING,
-    FAMILIES,
-    FINAL_NORM,
-    HEAD,
-    LAYER,
-    LINEARS,
-    linear_groups_of,
-)
+from edgepress.artifact.families import EMBEDDING, FAMILIES, FINAL_NORM, HEAD, LAYER, LINEARS, linear_groups_of
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.calibrate.skeleton import Floats
