@@ -4,7 +4,7 @@ oneDNN rounds float32 factors to bfloat16 as it multiplies them; what it sums, a
 processors with units for whole tiles (AMX on x86, and Arm's) that is three to six times as fast, and adds an error of
 about 2⁻⁹ of a factor, which is random. Forward passes over calibration text and the moments of inputs are computed so;
 what is solved from them is float64. With dot products alone (AVX-512) oneDNN keeps float32 factors whatever it is
-told, so nothing is asked of it there.
+told, so nothing is asked of it there; what may lose more is given to it as halves (``one_dnn``).
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,9 @@ from edgepress.artifact.families import LAYER, LINEARS
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.calibrate.moments import InputStatistics, Moments
+from edgepress.compress.calibrate.resumed import LAST, resumed
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 
-# The last linear of a block, and whether the block returns a tuple.
-_LAST = {LINEARS["attn_output"]: True, LINEARS["ffn_down"]: False}
 _LAST_OF_LAYER = LINEARS["ffn_down"]
 _Kept = dict[str, torch.Tensor]
 Observe = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -47,12 +45,13 @@ class PairWalk:
         embedding: Floats | None = None,
         *,
         bfloat16: bool = False,
+        half: bool = False,
     ) -> None:
         """``embedding`` is the compressed model's, if it is known by now; ``bfloat16`` allows products of that where
-        the processor has them.
+        the processor has them, and ``half`` layers whose results are rounded, too (``one_dnn``).
         """
         self._bfloat16 = bfloat16
-        self.skeleton = Skeleton(source, windows)
+        self.skeleton = Skeleton(source, windows, half=half)
         self._original = self.skeleton.embed()
         self._compressed = self._original.clone() if embedding is None else self.skeleton.embed(embedding)
 
@@ -114,9 +113,9 @@ class PairVisit:
                 original = self._end_original(batch) if at_the_end else self._input(0, part, batch)
                 compressed = self._input(1, part, batch)
                 add(compressed, original, self._hidden[0][batch])
-                if part in _LAST:
+                if part in LAST:
                     self._keep(1, part, batch, compressed)
-                if part in _LAST and not at_the_end:
+                if part in LAST and not at_the_end:
                     self._keep(0, part, batch, original)
         for kept, pending in zip(self._kept, self._pending, strict=True):
             kept |= pending
@@ -141,7 +140,7 @@ class PairVisit:
     def _run(self, which: int, batch: slice) -> torch.Tensor:
         """A batch through the layer of one of the models."""
         layer = self._layers[which]
-        with _resumed(layer, {part: inputs[batch] for part, inputs in self._kept[which].items()}):
+        with resumed(layer, {part: inputs[batch] for part, inputs in self._kept[which].items()}):
             return self._skeleton.run(layer, self.index, self._hidden[which][batch])
 
     def _keep(self, which: int, part: str, batch: slice, inputs: torch.Tensor) -> None:
@@ -171,31 +170,6 @@ class PairVisit:
         finally:
             handle.remove()
         return seen[0]
-
-
-class _Resumed(nn.Module):
-    """Stands for a block of which the inputs of its last linear are known."""
-
-    def __init__(self, last: nn.Module, inputs: torch.Tensor, in_tuple: bool) -> None:
-        super().__init__()
-        self._last, self._inputs, self._in_tuple = last, inputs, in_tuple
-
-    def forward(self, *_: Any, **__: Any) -> torch.Tensor | tuple[torch.Tensor, None]:
-        output: torch.Tensor = self._last(self._inputs)
-        return (output, None) if self._in_tuple else output
-
-
-@contextmanager
-def _resumed(layer: nn.Module, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Blocks resume from the inputs of their last linears, given by the linear's name in the layer."""
-    blocks = {part.rpartition(".")[0]: layer.get_submodule(part.rpartition(".")[0]) for part in inputs}
-    try:
-        for part, values in inputs.items():
-            setattr(layer, part.rpartition(".")[0], _Resumed(layer.get_submodule(part), values, _LAST[part]))
-        yield
-    finally:
-        for name, block in blocks.items():
-            setattr(layer, name, block)
 
 
 class _ReachedError(Exception):

@@ -30,9 +30,10 @@ TOKENS_PER_BATCH = 2048
 class Skeleton:
     """A model's structure, and the windows that are run through it in batches."""
 
-    def __init__(self, source: WeightSource, windows: NDArray[np.int32]) -> None:
+    def __init__(self, source: WeightSource, windows: NDArray[np.int32], *, half: bool = False) -> None:
+        """``half``: the layers' linears may be bfloat16's, results and all, where that is faster (``one_dnn``)."""
         self.source, self.samples = source, len(windows)
-        self._windows = windows
+        self._windows, self.linears = windows, OneDnnLinears(half=half)
         self._model = build_skeleton(source)
         self.layers: list[nn.Module] = list(self._model.model.layers)
         self._norm: nn.Module = self._model.model.norm
@@ -71,7 +72,7 @@ class Skeleton:
 
     def run(self, layer: nn.Module, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """A batch through a layer; ``layer`` may be a copy of layer ``index``."""
-        with OneDnnLinears():
+        with self.linears:
             output = layer(hidden, **self._arguments[index, len(hidden)])
         return output if isinstance(output, torch.Tensor) else output[0]
 

@@ -112,9 +112,9 @@ class RepairWalk:
         """
         self._stays = removed.kept_layers(whole.spec.depth)
         self._channels = torch.tensor(removed.channels or range(whole.spec.hidden))
-        self._whole = Stream(whole, windows)
+        self._whole = Stream(whole, windows, half=bfloat16)
         self._parted = bool(removed.channels)
-        self._smaller = Stream(smaller, windows, None if self._parted else self._whole.values)
+        self._smaller = Stream(smaller, windows, None if self._parted else self._whole.values, half=bfloat16)
         self._writers = (ATTENTION_WRITER, FFN_WRITER) if writes_directly(whole) else ()
         self._bfloat16, self._trains = bfloat16, trains and bool(self._writers)
 
@@ -209,13 +209,13 @@ class RepairWalk:
         """Of the smaller model's feed-forward, of all tokens: what the whole one would make of the same inputs. What
         those lack already is not in it, for most of that cannot be told from them, and would be noise to learn.
         """
-        found = list[tuple[torch.Tensor, ...]]()
+        values = self._smaller.values
+        inputs, outputs, weights = values.new_empty(values.shape), values.new_empty(values.shape), values[..., :1].clone()
         for batch in self._smaller.batches:
             mine = self._smaller.seen((FFN_BLOCK,), batch)
-            outputs = self._whole.feed_forward(mine.inputs)
-            found.append(tuple(each.flatten(0, 1) for each in (mine.inputs, outputs, token_weights(mine.stream))))
-        inputs, outputs, weights = (torch.cat(each) for each in zip(*found, strict=True))
-        return Wanted(inputs, outputs, weights)
+            inputs[batch], outputs[batch] = mine.inputs, self._whole.feed(mine.inputs)
+            weights[batch] = token_weights(mine.stream)
+        return Wanted(*(each.flatten(0, 1) for each in (inputs, outputs, weights)))
 
     def _missing(self, group: tuple[str, ...], batch: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of a batch: the smaller model's inputs, what its outputs or its stream lack, and what each token counts."""

@@ -1,4 +1,8 @@
-"""A model's residual stream over all windows, taken through its layers one by one."""
+"""A model's residual stream over all windows, taken through its layers one by one.
+
+What the last linear of a layer's attention reads is kept once it has been asked for, and attention is not run again:
+so nothing in front of it may be replaced from then on.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.families import LAYER, LINEARS
 from edgepress.artifact.weights import WeightSource
+from edgepress.compress.calibrate.resumed import resumed
 from edgepress.compress.calibrate.skeleton import Floats, Skeleton
 
 ATTENTION_WRITER, FFN_WRITER = LINEARS["attn_output"], LINEARS["ffn_down"]
@@ -34,19 +39,29 @@ class _SeenAllError(Exception):
 class Stream:
     """Where the walk stands: ``values`` in front of a layer, (samples, length, hidden), and that layer, filled."""
 
-    def __init__(self, source: WeightSource, windows: NDArray[np.int32], values: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        source: WeightSource,
+        windows: NDArray[np.int32],
+        values: torch.Tensor | None = None,
+        *,
+        half: bool = False,
+    ) -> None:
         """Start in front of the first layer.
 
         Args:
             source: the model.
             windows: calibration tokens, int32, (samples, length).
             values: a stream to share, which nothing is written into but by its owner; the embedding's by default.
+            half: whether layers may run in bfloat16 where that is faster (``skeleton``).
         """
-        self.source, self._skeleton = source, Skeleton(source, windows)
+        self.source, self._skeleton = source, Skeleton(source, windows, half=half)
         self.batches, self.windows = self._skeleton.batches, len(windows)
         embedded = self._skeleton.embed()
         self.values = embedded if values is None else values
         self.tensors: dict[str, Floats] = {}
+        self._attended: torch.Tensor | None = None  # what the layer's attention writes from, all windows
+        self._gathered = torch.empty(0)  # the same, while it is being asked for
         self.index = 0
 
     def enter(self, index: int) -> None:
@@ -56,13 +71,14 @@ class Stream:
 
     def leave(self) -> None:
         """Empty the layer that was entered."""
+        self._attended = None
         self._skeleton.release(self.index)
 
     @torch.inference_mode()
     def advance(self) -> None:
         """Go to the other side of the layer that was entered."""
         for batch in self.batches:
-            self.values[batch] = self._skeleton.run(self._layer, self.index, self.values[batch])
+            self.values[batch] = self._run(batch)
 
     def name(self, part: str) -> str:
         """Of a linear's weight in the layer that was entered."""
@@ -86,19 +102,40 @@ class Stream:
         handles = [self._layer.get_submodule(part).register_forward_hook(keep) for part in group]
         after = before
         try:
-            after = self._skeleton.run(self._layer, self.index, before)
+            after = self._run(batch)
         except _SeenAllError:
             pass
         finally:
             for handle in handles:
                 handle.remove()
         outputs = torch.cat([output for _, output in found], -1)
+        if group == (ATTENTION_WRITER,):
+            self._keep(batch, found[0][0])
         return Seen(found[0][0], outputs, before + outputs if group == (ATTENTION_WRITER,) else after)
+
+    def _keep(self, batch: slice, inputs: torch.Tensor) -> None:
+        if batch.start == 0:
+            self._gathered = inputs.new_empty(self.windows, *inputs.shape[1:])
+        self._gathered[batch] = inputs
+        if batch == self.batches[-1]:
+            self._attended = self._gathered
+
+    def _run(self, batch: slice) -> torch.Tensor:
+        """A batch through the layer that was entered."""
+        known = {} if self._attended is None else {ATTENTION_WRITER: self._attended[batch]}
+        with resumed(self._layer, known):
+            return self._skeleton.run(self._layer, self.index, self.values[batch])
 
     @property
     def feed_forward(self) -> torch.nn.Module:
         """That of the layer that was entered."""
         return self._layer.get_submodule(FFN_BLOCK)
+
+    def feed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What the feed-forward of the layer that was entered makes of other inputs."""
+        with self._skeleton.linears:
+            outputs: torch.Tensor = self.feed_forward(inputs)
+        return outputs
 
     @torch.inference_mode()
     def normed(self, batch: slice) -> torch.Tensor:

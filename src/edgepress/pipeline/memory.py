@@ -96,7 +96,9 @@ def _solver_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> tuple[int
     searches = bool(recipe.quantize.budgets or recipe.pruning)
     logits = 16 * _TOKENS_OF_LOGITS * spec.vocab if searches else 0
     attention = spec.head_dim * max(entry.heads for entry in spec.layers)
-    kept = 4 * recipe.calibration.samples * sizes.length * (2 * attention + sizes.widest)
+    # inputs of a feed-forward's last linear, or while one is trained its inputs and outputs
+    last = max(sizes.widest, 2 * spec.hidden)
+    kept = 4 * recipe.calibration.samples * sizes.length * (2 * attention + last)
     squares = 90 if recipe.pruning else 60  # bytes for each entry of the widest Hessian
     moments = squares * max(sizes.widest, spec.hidden) ** 2 + _COMPILER_BYTES
     return (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgepress.compress.calibrate import one_dnn
-from edgepress.compress.calibrate.one_dnn import OneDnnLinears, linear
+from edgepress.compress.calibrate.one_dnn import OneDnnLinears, half_linear, linear
 
 RNG = np.random.default_rng(0)
 
@@ -70,3 +70,40 @@ def test_a_layer_reaches_the_operator_once_it_has_no_gradients(monkeypatch: pyte
         with torch.no_grad():
             layer(inputs)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_halves_lose_what_bfloat16_cannot_hold_and_the_bias_nothing(biased: bool) -> None:
+    inputs, weight, bias = drawn(64, 160), drawn(96, 160), 1000 * drawn(96) if biased else None
+    exact = inputs.double() @ weight.double().T
+    with torch.inference_mode():
+        found = half_linear(inputs, weight, bias)
+    assert found.dtype == torch.float32
+    added = torch.zeros(96) if bias is None else bias
+    error = ((found - added).double() - exact).norm() / exact.norm()
+    assert 2**-10 < error < 2**-7
+    coarse = (inputs.bfloat16().double() @ weight.bfloat16().double().T).bfloat16().float()
+    assert float((found - added - coarse).abs().mean()) < 1e-3
+
+
+@pytest.mark.parametrize(("dots", "tiles", "halves"), [(True, False, True), (True, True, False), (False, False, False)])
+def test_halves_are_for_processors_that_gain_nothing_otherwise(
+    dots: bool, tiles: bool, halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_dnn, "has_native_bfloat16", lambda: dots)
+    monkeypatch.setattr(one_dnn, "rounds_factors", lambda: tiles)
+    layer, inputs = torch.nn.Linear(160, 96), drawn(64, 160)
+    with torch.inference_mode():
+        expected = {half: (half_linear if half else linear)(inputs, layer.weight, layer.bias) for half in (True, False)}
+        for asked in (True, False):
+            with OneDnnLinears(half=asked):
+                found = layer(inputs)
+            assert torch.equal(found, expected[asked and halves])
+
+
+def test_halves_have_no_gradients_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_dnn, "has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(one_dnn, "rounds_factors", lambda: False)
+    layer, inputs = torch.nn.Linear(160, 96), drawn(64, 160)
+    with OneDnnLinears(half=True):
+        assert torch.equal(layer(inputs), torch.nn.functional.linear(inputs, layer.weight, layer.bias))
