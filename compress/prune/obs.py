@@ -125,15 +125,16 @@ def choose_rest(weight: torch.Tensor, first: Moments, second: Moments, columns: 
     target = weight @ (second.cross + torch.outer(second.original_mean, second.mean))[:, columns]
     outputs, inputs = weight @ second.original_mean, second.mean[columns]
     losses: dict[RestChoice, float] = {}
+    sums = _rest_sums(weight, first, columns)
     for choice in _CHOICES:
-        solved, constant = solve_rest(weight, first, columns, choice)
+        solved, constant = solve_rest(weight, first, columns, choice, sums)
         lost = ((solved @ square - 2 * target) * solved).sum() + constant @ (constant - 2 * (outputs - solved @ inputs))
         losses[choice] = float(lost)
     return min(losses, key=lambda choice: losses[choice])
 
 
 def solve_rest(
-    weight: torch.Tensor, moments: Moments, columns: torch.Tensor, choice: RestChoice
+    weight: torch.Tensor, moments: Moments, columns: torch.Tensor, choice: RestChoice, sums: Sums | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best weights of the columns that stay, (outputs, kept), and what is to be added to the bias, (outputs,).
 
@@ -142,10 +143,11 @@ def solve_rest(
         moments: of the inputs.
         columns: S, those that stay.
         choice: how.
+        sums: what is regressed, where it is known by now.
     """
     solved = weight[:, columns]
     if choice.damping is not None:
-        solved = solved + ridge(_rest_sums(weight, moments, columns), choice.damping)
+        solved = solved + ridge(sums or _rest_sums(weight, moments, columns), choice.damping)
     constant = weight @ moments.original_mean - solved @ moments.mean[columns]
     return solved, constant if choice.intercept else torch.zeros_like(constant)
 

@@ -7,7 +7,7 @@ Least squares reach the last of its matrices alone (``repair``). The neurons tha
 f° is the block as it was and f as it is, activation and all, both on what the smaller model has there: nothing of the
 target is beyond what f can tell from x. (What the layers before it lack is; it is what repair solves for, linearly.)
 By Adam, with steps that are a share of a matrix's root mean square, so that one rate does for all models; the rate
-rises over the first steps and falls to nothing at the last. One window in four is held out (``ridge``): of the states
+rises over the first steps and falls to nothing at the last. One window in eight is held out: of the states
 between two epochs, and the start, the one that loses least there is kept, so text that is too little to learn from
 leaves the block as it was. w = 1 / mean s², s the stream behind the layer, as everywhere here.
 

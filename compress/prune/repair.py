@@ -48,6 +48,7 @@ from edgepress.compress.student.checkpoint import CheckpointStudent
 
 _FFN_MAKERS = (LINEARS["ffn_gate"], LINEARS["ffn_up"])
 _ROWS_AT_ONCE = 4096  # of a head, in float64
+_EVERY = 8  # one window of so many judges a reconstruction: what is trained on is worth more
 
 
 def writes_directly(source: WeightSource) -> bool:
@@ -197,7 +198,7 @@ class RepairWalk:
 
     def _reconstruct(self) -> None:
         """Train the feed-forward of the smaller model's layer, short of neurons, to do what the whole one did."""
-        parts, held_out = (*_FFN_MAKERS, FFN_WRITER), HeldOut(self._smaller.windows)
+        parts, held_out = (*_FFN_MAKERS, FFN_WRITER), HeldOut(self._smaller.windows, _EVERY)
         kept = [held_out.of(self._smaller.values[batch]).flatten() for batch in self._smaller.batches]
         names = tuple(f"{part.removeprefix(FFN_BLOCK + '.')}.weight" for part in parts)
         found = reconstruct(self._smaller.feed_forward, names, self._wanted(), torch.cat(kept))
@@ -210,11 +211,11 @@ class RepairWalk:
         those lack already is not in it, for most of that cannot be told from them, and would be noise to learn.
         """
         values = self._smaller.values
-        inputs, outputs, weights = values.new_empty(values.shape), values.new_empty(values.shape), values[..., :1].clone()
+        inputs, outputs, weights = (values.new_empty(each.shape) for each in (values, values, values[..., :1]))
         for batch in self._smaller.batches:
-            mine = self._smaller.seen((FFN_BLOCK,), batch)
-            inputs[batch], outputs[batch] = mine.inputs, self._whole.feed(mine.inputs)
-            weights[batch] = token_weights(mine.stream)
+            inputs[batch], stream = self._smaller.fed(batch)
+            outputs[batch] = self._whole.feed(inputs[batch])
+            weights[batch] = token_weights(stream + outputs[batch])
         return Wanted(*(each.flatten(0, 1) for each in (inputs, outputs, weights)))
 
     def _missing(self, group: tuple[str, ...], batch: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

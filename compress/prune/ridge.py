@@ -35,21 +35,21 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldOut:
-    """Which tokens are held out, batch after batch of windows: those of one window in four, of the last where there are
-    fewer, or the last quarter of the only one.
+    """Which tokens are held out, batch after batch of windows: those of one window in ``every``, of the last where
+    there are fewer, or the last quarter of the only one.
     """
 
-    def __init__(self, windows: int) -> None:
-        self._windows, self._seen = windows, 0
+    def __init__(self, windows: int, every: int = _EVERY) -> None:
+        self._windows, self._every, self._seen = windows, every, 0
 
     def of(self, batch: torch.Tensor) -> torch.Tensor:
         """Of the next windows, (windows, tokens, ...): (windows, tokens)."""
-        count, tokens = batch.shape[:2]
+        (count, tokens), every = batch.shape[:2], self._every
         places = torch.arange(self._seen, self._seen + count)
         self._seen += count
         if self._windows == 1:
             return (torch.arange(tokens) >= tokens - tokens // _EVERY)[None]
-        chosen = places == self._windows - 1 if self._windows < _EVERY else places % _EVERY == _EVERY - 1
+        chosen = places == self._windows - 1 if self._windows < every else places % every == every - 1
         return chosen[:, None].expand(-1, tokens)
 
 
