@@ -1,7 +1,7 @@
 """Pruning methods side by side: divergence before any healing, at the same share of neurons or channels removed.
 
     python benchmarks/peers/pruning.py STUDENT --calibration FILE --evaluation FILE [--keep 0.9 0.8 0.7]
-        [--samples 64] [--length 512] [--seeds 0 1 2] [--tokens 40960] [--methods obs flap wanda_sp activation …]
+        [--samples 128] [--length 512] [--seeds 0 1 2] [--tokens 40960] [--methods obs flap wanda_sp activation …]
         [--multiple-of 32]
 
     obs          the product: optimal brain surgeon with intercept, repaired, widths by layer, reconstructed
@@ -128,7 +128,7 @@ def main() -> int:
     parser.add_argument("--calibration", required=True, help="a text file")
     parser.add_argument("--evaluation", required=True, help="a text file that shares nothing with it")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.9, 0.8, 0.7])
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=40960)
