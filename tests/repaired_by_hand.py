@@ -80,10 +80,12 @@ def _keep(seen: dict[str, Any], part: str) -> Any:
     return lambda _m, i, o: seen.__setitem__(part, (i[0], o))
 
 
-def solve_for(linears: list[Any], read: torch.Tensor, missing: torch.Tensor, weights: torch.Tensor) -> bool:
+def solve_for(
+    linears: list[Any], read: torch.Tensor, missing: torch.Tensor, weights: torch.Tensor, every: int = 4
+) -> bool:
     """Add what a weighted regression of ``missing`` on ``read`` says, with the ridge that held-out windows ask for."""
     x, m = ((each * weights.sqrt()).numpy() for each in (read, missing))
-    held = np.arange(len(x)) % 4 == 3 if len(x) > 3 else np.arange(len(x)) == len(x) - 1
+    held = np.arange(len(x)) % every == every - 1 if len(x) >= every else np.arange(len(x)) == len(x) - 1
     losses = {}
     for damping in DAMPINGS:
         rest = m[held] - x[held] @ ridge(x[~held], m[~held], damping)

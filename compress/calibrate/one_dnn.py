@@ -4,9 +4,9 @@ On AMD processors MKL keeps to older instructions and takes twice the time. torc
 tensors by an operator of its compiler's, which has no backward pass; where it is missing everything stays as it is. So
 it does on Intel's processors, where MKL is as fast, and twice as fast with transposed factors.
 
-Where there are dot products of bfloat16 but no tiles (``bfloat16``), linear layers may be given halves: twice as fast,
-and what comes out is rounded to 2⁻⁹ of itself as well. That is for streams, which sum such results up in float32, and
-not for moments.
+Where the processor has instructions for bfloat16, linear layers may be given halves: twice as fast with dot products
+alone (``bfloat16``), and what comes out is rounded to 2⁻⁹ of itself as well. That is for streams, which sum such
+results up in float32, and not for moments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16, rounds_factors
+from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
 
 
 def _is_intel() -> bool:
@@ -37,9 +37,9 @@ class OneDnnLinears(TorchFunctionMode):
     """While it is entered, and no gradients are asked for, linear layers are oneDNN's."""
 
     def __init__(self, *, half: bool = False) -> None:
-        """``half``: of bfloat16 factors and results where nothing less is faster."""
+        """``half``: of bfloat16 factors and results, where that is faster."""
         super().__init__()
-        self._linear = half_linear if half and has_native_bfloat16() and not rounds_factors() else linear
+        self._linear = half_linear if half and has_native_bfloat16() else linear
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None

@@ -48,7 +48,7 @@ class PairWalk:
         half: bool = False,
     ) -> None:
         """``embedding`` is the compressed model's, if it is known by now; ``bfloat16`` allows products of that where
-        the processor has them, and ``half`` layers whose results are rounded, too (``one_dnn``).
+        the processor has them, and ``half`` layers of which the results are rounded, too (``one_dnn``).
         """
         self._bfloat16 = bfloat16
         self.skeleton = Skeleton(source, windows, half=half)

@@ -82,7 +82,7 @@ def _walk(
     bias: bool,
 ) -> Iterator[Tensors]:
     as_it_was = True  # so far: there is nothing to make up for
-    for visit in PairWalk(source, windows, bfloat16=True, half=True).layers():
+    for visit in PairWalk(source, windows, half=True).layers():
         index = visit.index
         units = layer_units(step, source.spec, source.spec.layers[index])
         as_it_was &= counts[index] == units.count

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.families import LINEARS, layer_name
 from edgepress.artifact.weights import WeightSource
-from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.calibrate.held_out import thin_out
 from edgepress.compress.calibrate.skeleton import Skeleton
 from edgepress.compress.prune.importance import score_path
@@ -26,7 +25,7 @@ from edgepress.compress.search.fisher import fisher_costs
 from edgepress.progress import progress
 
 FISHER_TOKENS = 4096
-TOKENS = 32768  # for the losses: more only costs time
+LOSS_TOKENS = 32768  # more only cost time
 
 
 def layer_losses(
@@ -37,7 +36,7 @@ def layer_losses(
     Args:
         source: the model.
         step: what is pruned and how.
-        windows: calibration tokens, int32, (samples, length).
+        windows: calibration tokens, int32, (samples, length); of whole windows no more than 32,768 are looked at.
         least: units that each layer keeps in any case.
         intercept: whether the reader may have a bias.
         seed: of the labels that the Fisher estimate samples.
@@ -83,7 +82,7 @@ def _inputs(
     source: WeightSource, step: WidthStep, windows: NDArray[np.int32]
 ) -> Iterator[tuple[int, Tensors, InputSums]]:
     """Each layer's tensors, and the sums over the inputs of its reader in the original model."""
-    skeleton = Skeleton(source, thin_out(windows, max(1, TOKENS // windows.shape[1])), half=True)
+    skeleton = Skeleton(source, thin_out(windows, max(1, LOSS_TOKENS // windows.shape[1])), half=True)
     hidden, reader = skeleton.embed(), LINEARS[part_of(step).reader]
     for index in range(source.spec.depth):
         tensors = skeleton.read_layer(index)
@@ -91,11 +90,10 @@ def _inputs(
         name = layer_name(index, reader)
         sums, seen = InputSums(tensors[name].shape[1], name), list[torch.Tensor]()
         handle = layer.get_submodule(reader).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # noqa: B023
-        with bfloat16_products():
-            for batch in skeleton.batches:
-                before = hidden[batch].clone()
-                hidden[batch] = skeleton.run(layer, index, before)
-                sums.add(seen.pop(), None, hidden[batch] if reader == LINEARS["ffn_down"] else before)
+        for batch in skeleton.batches:
+            before = hidden[batch].clone()
+            hidden[batch] = skeleton.run(layer, index, before)
+            sums.add(seen.pop(), None, hidden[batch] if reader == LINEARS["ffn_down"] else before)
         handle.remove()
         sums.require_finite()
         yield index, tensors, sums

@@ -6,10 +6,10 @@ Least squares reach the last of its matrices alone (``repair``). The neurons tha
 
 f° is the block as it was and f as it is, activation and all, both on what the smaller model has there: nothing of the
 target is beyond what f can tell from x. (What the layers before it lack is; it is what repair solves for, linearly.)
-By Adam, with steps that are a share of a matrix's root mean square, so that one rate does for all models; the rate
-rises over the first steps and falls to nothing at the last. One window in eight is held out: of the states
-between two epochs, and the start, the one that loses least there is kept, so text that is too little to learn from
-leaves the block as it was. w = 1 / mean s², s the stream behind the layer, as everywhere here.
+By Adam, with steps that are a share of a matrix's root mean square, so that one rate does for all models but those with
+little text, for which a smaller one is tried; the rate rises over the first steps and falls to nothing at the last. Of
+the states between two epochs, and the start, the one that loses least on held-out windows is kept, so text that is too
+little to learn from leaves the block as it was. w = 1 / mean s², s the stream that f° would leave behind the layer.
 
 Source: Li et al., BRECQ, arXiv 2102.05426, who train roundings so, block by block; here it is the weights themselves.
 No layer waits for another's gradients: what is held is one block, its gradients and moments, and its inputs.
@@ -28,11 +28,14 @@ _EPOCHS = 4
 _TOKENS_AT_ONCE = 512
 _LEAST_AT_ONCE = 64
 _STEPS = 24  # at least, of an epoch, where there are tokens enough for it
-_RATE = 1e-2  # of a matrix's root mean square
+_RATES = (3e-2, 1e-2)  # of a matrix's root mean square; the second where nothing comes of the first
 _BETAS = (0.9, 0.95)
 _RISING = 10  # steps
 _SEED = 0
 _LEAST_LOSS = 1e-6  # below it a block does already what is wanted
+
+
+State = dict[str, torch.Tensor]  # parameters of a block, by name
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,32 @@ def reconstruct(block: nn.Module, names: tuple[str, ...], wanted: Wanted, held_o
         held_out: which tokens judge and are not trained on, (tokens,) of bool.
     """
     own = dict(block.named_parameters())
-    state = {name: own[name].detach().clone().requires_grad_() for name in names}
+    start = {name: own[name].detach() for name in names}
     trained, judging = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
-    best = [weight.detach().clone() for weight in state.values()]
-    least = loss(block, state, wanted, judging)
-    if not len(trained) or not least > _LEAST_LOSS:
-        return best
+    if len(trained) and loss(block, start, wanted, judging) > _LEAST_LOSS:
+        for rate in _RATES:
+            if (found := _trained(block, start, wanted, trained, judging, rate)) is not None:
+                return list(found.values())
+    return [weight.clone() for weight in start.values()]
+
+
+def _trained(
+    block: nn.Module, start: State, wanted: Wanted, trained: torch.Tensor, judging: torch.Tensor, rate: float
+) -> State | None:
+    """The best state between two epochs, None where that is the start."""
+    state = {name: weight.clone().requires_grad_() for name, weight in start.items()}
+    least, best = loss(block, start, wanted, judging), None
     generator = torch.Generator().manual_seed(_SEED)
-    trainer = _Trainer(block, state, wanted, trained)
+    trainer = _Trainer(block, state, wanted, trained, rate)
     for _ in range(_EPOCHS):
         trainer.epoch(trained[torch.randperm(len(trained), generator=generator)])
         if (found := loss(block, state, wanted, judging)) < least:
-            least, best = found, [weight.detach().clone() for weight in state.values()]
+            least, best = found, {name: weight.detach().clone() for name, weight in state.items()}
     return best
 
 
 @torch.no_grad()
-def loss(block: nn.Module, state: dict[str, torch.Tensor], wanted: Wanted, tokens: torch.Tensor) -> float:
+def loss(block: nn.Module, state: State, wanted: Wanted, tokens: torch.Tensor) -> float:
     """What a block with some of its parameters replaced loses on some tokens, as a share of what is wanted."""
     lost = sum(float(_lost(block, state, wanted.of(some))) for some in tokens.split(_TOKENS_AT_ONCE))
     return lost / max(energy(wanted, tokens), 1e-300)
@@ -86,7 +98,7 @@ def energy(wanted: Wanted, tokens: torch.Tensor) -> float:
     return sum(float((part.weights * part.outputs.square()).sum()) for part in parts)
 
 
-def _lost(block: nn.Module, state: dict[str, torch.Tensor], part: Wanted) -> torch.Tensor:
+def _lost(block: nn.Module, state: State, part: Wanted) -> torch.Tensor:
     """Σ w |f°(x) - f(x)|² over tokens."""
     with torch.autocast("cpu", torch.bfloat16, enabled=has_native_bfloat16()):
         outputs = torch.func.functional_call(block, state, (part.inputs,))
@@ -97,11 +109,11 @@ def _lost(block: nn.Module, state: dict[str, torch.Tensor], part: Wanted) -> tor
 class _Trainer:
     """Adam over a block's parameters."""
 
-    def __init__(self, block: nn.Module, state: dict[str, torch.Tensor], wanted: Wanted, tokens: torch.Tensor) -> None:
+    def __init__(self, block: nn.Module, state: State, wanted: Wanted, tokens: torch.Tensor, rate: float) -> None:
         self._block, self._state, self._wanted = block, state, wanted
         self._energy = energy(wanted, tokens) / len(tokens)
         groups = [
-            {"params": [weight], "lr": _RATE * float(weight.detach().square().mean().sqrt())}
+            {"params": [weight], "lr": rate * float(weight.detach().square().mean().sqrt())}
             for weight in state.values()
         ]
         self._adam = torch.optim.Adam(groups, betas=_BETAS)

@@ -41,14 +41,14 @@ from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.calibrate.skeleton import Floats
 from edgepress.compress.prune.reconstruct import Wanted, reconstruct
 from edgepress.compress.prune.removed import Removed, read_removed
-from edgepress.compress.prune.ridge import HeldOut, Regression, token_weights
+from edgepress.compress.prune.ridge import EVERY, HeldOut, Regression, token_weights
 from edgepress.compress.prune.stage import StageWriter, Tensors
 from edgepress.compress.prune.stream import ATTENTION_WRITER, FFN_BLOCK, FFN_WRITER, Stream
 from edgepress.compress.student.checkpoint import CheckpointStudent
 
 _FFN_MAKERS = (LINEARS["ffn_gate"], LINEARS["ffn_up"])
 _ROWS_AT_ONCE = 4096  # of a head, in float64
-_EVERY = 8  # one window of so many judges a reconstruction: what is trained on is worth more
+_EVERY_OF_TRAINED = 8  # one window of so many judges: text is worth more to what is trained
 
 
 def writes_directly(source: WeightSource) -> bool:
@@ -108,7 +108,7 @@ class RepairWalk:
             smaller: what is left of it.
             removed: what is not.
             windows: calibration tokens, int32, (samples, length).
-            bfloat16: whether products may be of bfloat16 factors.
+            bfloat16: whether products may be of bfloat16 factors, and the layers' results rounded to it.
             trains: whether feed-forwards that have lost neurons are reconstructed.
         """
         self._stays = removed.kept_layers(whole.spec.depth)
@@ -151,13 +151,15 @@ class RepairWalk:
             self._advance_whole(index + 1)
         else:
             self._part()
+            every = EVERY
             for group in linear_groups_of(self._smaller.source.spec.layers[place]):
                 if group[0] == FFN_WRITER:
                     self._advance_whole(until)
                 if self._can_solve(group):
-                    self._solve(group)
+                    self._solve(group, every)
                 elif group == _FFN_MAKERS and self._trains:
                     self._reconstruct()
+                    every = _EVERY_OF_TRAINED  # the same windows judge what is solved behind it
             self._smaller.advance()
         self._smaller.leave()
         return self._smaller.tensors
@@ -185,12 +187,12 @@ class RepairWalk:
         return rows[0] == rows[1]
 
     @torch.inference_mode()
-    def _solve(self, group: tuple[str, ...]) -> None:
+    def _solve(self, group: tuple[str, ...], every: int) -> None:
         """Solve linears of the smaller model's layer that read the same inputs."""
         weights = [self._smaller.tensors[self._smaller.name(part)] for part in group]
         rows = [len(weight) for weight in weights]
         name = self._smaller.name(group[0])
-        regression = Regression(weights[0].shape[1], sum(rows), self._smaller.windows, name)
+        regression = Regression(weights[0].shape[1], sum(rows), self._smaller.windows, name, every)
         for batch in self._smaller.batches:
             regression.add(*self._missing(group, batch))
         for part, weight, change in zip(group, weights, regression.change().split(rows), strict=True):
@@ -198,7 +200,7 @@ class RepairWalk:
 
     def _reconstruct(self) -> None:
         """Train the feed-forward of the smaller model's layer, short of neurons, to do what the whole one did."""
-        parts, held_out = (*_FFN_MAKERS, FFN_WRITER), HeldOut(self._smaller.windows, _EVERY)
+        parts, held_out = (*_FFN_MAKERS, FFN_WRITER), HeldOut(self._smaller.windows, _EVERY_OF_TRAINED)
         kept = [held_out.of(self._smaller.values[batch]).flatten() for batch in self._smaller.batches]
         names = tuple(f"{part.removeprefix(FFN_BLOCK + '.')}.weight" for part in parts)
         found = reconstruct(self._smaller.feed_forward, names, self._wanted(), torch.cat(kept))
@@ -213,8 +215,8 @@ class RepairWalk:
         values = self._smaller.values
         inputs, outputs, weights = (values.new_empty(each.shape) for each in (values, values, values[..., :1]))
         for batch in self._smaller.batches:
-            inputs[batch], stream = self._smaller.fed(batch)
-            outputs[batch] = self._whole.feed(inputs[batch])
+            inputs[batch], stream = self._smaller.before_feed_forward(batch)
+            outputs[batch] = self._whole.run_feed_forward(inputs[batch])
             weights[batch] = token_weights(stream + outputs[batch])
         return Wanted(*(each.flatten(0, 1) for each in (inputs, outputs, weights)))
 

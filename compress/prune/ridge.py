@@ -19,7 +19,7 @@ from edgepress.compress.calibrate.one_dnn import linear
 from edgepress.errors import InputError
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # λ, of the mean of E[w x²]
-_EVERY = 4  # one window of so many is held out
+EVERY = 4  # one window of so many is held out, where nothing else is said
 _ATTEMPTS = 12
 
 
@@ -39,7 +39,7 @@ class HeldOut:
     there are fewer, or the last quarter of the only one.
     """
 
-    def __init__(self, windows: int, every: int = _EVERY) -> None:
+    def __init__(self, windows: int, every: int = EVERY) -> None:
         self._windows, self._every, self._seen = windows, every, 0
 
     def of(self, batch: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ class HeldOut:
         places = torch.arange(self._seen, self._seen + count)
         self._seen += count
         if self._windows == 1:
-            return (torch.arange(tokens) >= tokens - tokens // _EVERY)[None]
+            return (torch.arange(tokens) >= tokens - tokens // EVERY)[None]
         chosen = places == self._windows - 1 if self._windows < every else places % every == every - 1
         return chosen[:, None].expand(-1, tokens)
 
@@ -64,14 +64,14 @@ def token_weights(stream: torch.Tensor) -> torch.Tensor:
 class Regression:
     """Sums over batches of windows, of which a part is held out."""
 
-    def __init__(self, inputs: int, outputs: int, windows: int, name: str) -> None:
-        """``name`` is that of the linear, for what has to be said of it."""
+    def __init__(self, inputs: int, outputs: int, windows: int, name: str, every: int = EVERY) -> None:
+        """``name`` is that of the linear, for what has to be said of it; one window in ``every`` is held out."""
         self._name = name
         self._parts = [
             Sums(square=torch.zeros(inputs, inputs).double(), missing=torch.zeros(outputs, inputs).double())
             for _ in range(2)
         ]
-        self._held_out = HeldOut(windows)
+        self._held_out = HeldOut(windows, every)
 
     def add(self, inputs: torch.Tensor, missing: torch.Tensor, weights: torch.Tensor) -> None:
         """Add a batch of windows.

@@ -112,7 +112,7 @@ class Stream:
             after = before + outputs if group[0] in LAST else before
         return Seen(found[0][0], outputs, after)
 
-    def fed(self, batch: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def before_feed_forward(self, batch: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """What the feed-forward of the layer that was entered reads of a batch, and the stream that it adds to, in a
         model whose linears write into that directly.
         """
@@ -134,7 +134,7 @@ class Stream:
             self._gathered = inputs.new_empty(self.windows, *inputs.shape[1:])
         self._gathered[batch] = inputs
         if batch == self.batches[-1]:
-            self._kept[part] = self._gathered
+            self._kept[part], self._gathered = self._gathered, torch.empty(0)
 
     def _run(self, batch: slice, handles: Sequence[RemovableHandle] = ()) -> torch.Tensor | None:
         """A batch through the layer that was entered; None where a hook ended that. The hooks are removed."""
@@ -152,7 +152,7 @@ class Stream:
         """That of the layer that was entered."""
         return self._layer.get_submodule(FFN_BLOCK)
 
-    def feed(self, inputs: torch.Tensor) -> torch.Tensor:
+    def run_feed_forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the feed-forward of the layer that was entered makes of other inputs."""
         with self._skeleton.linears:
             outputs: torch.Tensor = self.feed_forward(inputs)

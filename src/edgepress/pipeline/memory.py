@@ -9,7 +9,7 @@ from math import prod
 from edgepress.artifact.families import EMBEDDING, LAYER
 from edgepress.compress.calibrate.self_generate import streams_at_once, weight_bytes
 from edgepress.compress.distill.config import DistillStep, Lora, Training
-from edgepress.compress.prune.config import PruneHidden
+from edgepress.compress.prune.config import PruneFfn, PruneHidden
 from edgepress.compress.quantize.prepare.apply import looks_at_text
 from edgepress.compress.student.student import Student
 from edgepress.recipe import Recipe
@@ -96,8 +96,9 @@ def _solver_memory(student: Student, recipe: Recipe, sizes: _Sizes) -> tuple[int
     searches = bool(recipe.quantize.budgets or recipe.pruning)
     logits = 16 * _TOKENS_OF_LOGITS * spec.vocab if searches else 0
     attention = spec.head_dim * max(entry.heads for entry in spec.layers)
-    # inputs of a feed-forward's last linear, or while one is trained its inputs and outputs
-    last = max(sizes.widest, 2 * spec.hidden)
+    # inputs of a feed-forward's last linear, or while one is reconstructed its inputs and outputs
+    reconstructs = any(isinstance(each, PruneFfn) and each.reconstruct for each in recipe.compress)
+    last = max(sizes.widest, 2 * spec.hidden if reconstructs else 0)
     kept = 4 * recipe.calibration.samples * sizes.length * (2 * attention + last)
     squares = 90 if recipe.pruning else 60  # bytes for each entry of the widest Hessian
     moments = squares * max(sizes.widest, spec.hidden) ** 2 + _COMPILER_BYTES

@@ -86,24 +86,20 @@ def test_halves_lose_what_bfloat16_cannot_hold_and_the_bias_nothing(biased: bool
     assert float((found - added - coarse).abs().mean()) < 1e-3
 
 
-@pytest.mark.parametrize(("dots", "tiles", "halves"), [(True, False, True), (True, True, False), (False, False, False)])
-def test_halves_are_for_processors_that_gain_nothing_otherwise(
-    dots: bool, tiles: bool, halves: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(one_dnn, "has_native_bfloat16", lambda: dots)
-    monkeypatch.setattr(one_dnn, "rounds_factors", lambda: tiles)
+@pytest.mark.parametrize("native", [True, False])
+def test_halves_are_for_processors_that_gain_by_them(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_dnn, "has_native_bfloat16", lambda: native)
     layer, inputs = torch.nn.Linear(160, 96), drawn(64, 160)
     with torch.inference_mode():
         expected = {half: (half_linear if half else linear)(inputs, layer.weight, layer.bias) for half in (True, False)}
         for asked in (True, False):
             with OneDnnLinears(half=asked):
                 found = layer(inputs)
-            assert torch.equal(found, expected[asked and halves])
+            assert torch.equal(found, expected[asked and native])
 
 
 def test_halves_have_no_gradients_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_dnn, "has_native_bfloat16", lambda: True)
-    monkeypatch.setattr(one_dnn, "rounds_factors", lambda: False)
     layer, inputs = torch.nn.Linear(160, 96), drawn(64, 160)
     with OneDnnLinears(half=True):
         assert torch.equal(layer(inputs), torch.nn.functional.linear(inputs, layer.weight, layer.bias))

@@ -13,6 +13,8 @@ from repaired_by_hand import run, solve_for
 from tiny_models import make_model_dir
 
 from edgepress.artifact.families import layer_name
+from edgepress.compress.calibrate import one_dnn
+from edgepress.compress.prune import reconstruct as reconstruction
 from edgepress.compress.prune.config import PruneFfn
 from edgepress.compress.prune.layers import prune_widths
 from edgepress.compress.prune.reconstruct import Wanted, loss, reconstruct
@@ -166,6 +168,25 @@ def test_a_narrower_model_comes_nearer_on_other_text(family: str, tmp_path: Path
     assert not any(name.startswith("model.layers.0.") for name in changed)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_halves_bring_it_as_near_as_exact_products_do(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the layers, of what is trained, and of the walk that chooses the neurons."""
+    source, found = make_model_dir(family, tmp_path / "student", num_hidden_layers=3), list[float]()
+    student, windows = open_student(str(source)), text(96, 1)
+    counts = [layer.ffn // 2 for layer in student.spec.layers]
+    for half in (False, True):
+        for module in (one_dnn, reconstruction):
+            monkeypatch.setattr(module, "has_native_bfloat16", lambda half=half: half)
+        at = tmp_path / str(half)
+        (at / "pruned").mkdir(parents=True)
+        prune_widths(student, PruneFfn(keep=0.5), counts, windows, at / "pruned", name="Tiny", bias=True)
+        trained = solved_and_trained(source, at, windows)[1]
+        found.append(divergence(logits(load_model(student)), logits(load_model(trained))))
+    assert found[0] != found[1] == pytest.approx(found[0], rel=0.05)
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_the_target_is_the_whole_block_on_what_the_pruned_layers_before_leave(family: str, tmp_path: Path) -> None:
     """By transformers' layers in float64: the attention of the model that came out is what stood there by then."""
@@ -192,7 +213,7 @@ def test_the_target_is_the_whole_block_on_what_the_pruned_layers_before_leave(fa
     neurons = run(found, 1, ("mlp.down_proj",), windows)[0]
     behind = run(whole, 1, ("mlp",), windows)[2]
     missing = behind - (stream - outputs) - down(neurons)
-    assert solve_for([down], neurons, missing.detach(), 1 / behind.square().mean(-1, keepdim=True))
+    assert solve_for([down], neurons, missing.detach(), 1 / behind.square().mean(-1, keepdim=True), 8)
     by_hand[names[2]] = down.weight.detach()
     for name in names:
         ours, before = (each.get_parameter(f"model.layers.1.mlp.{name}").double() for each in (found, start))

@@ -16,7 +16,7 @@ from tiny_models import make_model_dir
 
 from edgepress.artifact.families import LAYER, LINEARS
 from edgepress.artifact.weights import WeightSource
-from edgepress.compress.calibrate import one_dnn
+from edgepress.compress.calibrate import one_dnn, skeleton
 from edgepress.compress.prune.choose_layers import choose_layers
 from edgepress.compress.prune.config import PruneFfn, PruneHeads
 from edgepress.compress.prune.depth import drop_layers
@@ -81,9 +81,12 @@ def assert_solved(before: WeightSource, found: WeightSource, wanted: torch.nn.Mo
 @pytest.mark.parametrize("gone", [(2,), (2, 3), (0, 3), (1, 5)])
 @pytest.mark.parametrize("count", [3, 48])
 def test_what_stays_between_gaps_is_solved_in_turn(
-    family: str, gone: tuple[int, ...], count: int, tmp_path: Path
+    family: str, gone: tuple[int, ...], count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the same walk in float64 by transformers' layers and numpy, λ and all."""
+    """Against the same walk in float64 by transformers' layers and numpy, λ and all; ours in batches of seven windows,
+    the last of which is short.
+    """
+    monkeypatch.setattr(skeleton, "TOKENS_PER_BATCH", 7 * 40)
     source, windows = deep(family, tmp_path), WINDOWS[:count]
     before, found = shallower(source, gone, tmp_path, windows)
     whole, left = (load_model(each).double() for each in (source, before))

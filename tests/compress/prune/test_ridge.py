@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepress.compress.prune.ridge import DAMPINGS, Regression, Sums, best_damping, factor, token_weights
+from edgepress.compress.prune.ridge import DAMPINGS, HeldOut, Regression, Sums, best_damping, factor, token_weights
 from edgepress.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -135,3 +135,21 @@ def test_what_is_not_finite_is_refused(value: float, place: int) -> None:
     regression.add(inputs, missing, weights)
     with pytest.raises(InputError, match="not finite"):
         regression.change()
+
+
+@pytest.mark.parametrize(
+    ("windows", "every", "expected"),
+    [(3, 4, [2]), (4, 4, [3]), (9, 4, [3, 7]), (4, 8, [3]), (7, 8, [6]), (8, 8, [7]), (17, 8, [7, 15])],
+)
+def test_one_window_in_so_many_is_held_out_and_at_least_one(windows: int, every: int, expected: list[int]) -> None:
+    held_out, found = HeldOut(windows, every), list[torch.Tensor]()
+    for batch in torch.zeros(windows, 5, 2).split(3):
+        found.append(held_out.of(batch))
+    chosen = torch.cat(found)
+    assert chosen.shape == (windows, 5)
+    assert chosen.all(1).nonzero().flatten().tolist() == chosen.any(1).nonzero().flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("every", [4, 8])
+def test_of_a_single_window_the_end_is_held_out(every: int) -> None:
+    assert HeldOut(1, every).of(torch.zeros(1, 12, 2)).tolist() == [[False] * 9 + [True] * 3]
