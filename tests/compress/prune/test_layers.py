@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from tiny_models import make_model_dir
 from transformers import AutoModelForCausalLM
 
 from edgepress.artifact.families import LINEARS, layer_name
+from edgepress.compress.prune import losses as losses_module
 from edgepress.compress.prune.config import PruneFfn, PruneHeads
 from edgepress.compress.prune.layers import prune_widths
 from edgepress.compress.prune.losses import layer_losses
@@ -209,6 +211,15 @@ def test_every_step_of_a_path_has_its_loss_and_none_is_gained_back(llama_dir: Pa
     student = open_student(str(llama_dir))
     losses = layer_losses(student, STEPS["neurons"], WINDOWS, [32, 32], intercept=True, seed=0)
     assert all(row[0] == 0 and row == sorted(row) and len(row) == 4 for row in losses)
+
+
+def test_losses_are_of_windows_from_all_over_the_text(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is more of it than they look at."""
+    step = PruneFfn(keep=0.5, method="activation")
+    losses = partial(layer_losses, open_student(str(llama_dir)), step, least=[32, 32], intercept=True, seed=0)
+    whole, spread = losses(WINDOWS), losses(WINDOWS[[0, 2, 5]])
+    monkeypatch.setattr(losses_module, "LOSS_TOKENS", 3 * 40 + 39)
+    assert losses(WINDOWS) == spread != whole
 
 
 @pytest.mark.parametrize("unit", STEPS)

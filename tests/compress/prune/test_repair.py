@@ -6,6 +6,7 @@ Fewer channels: test_hidden.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,3 +186,18 @@ def test_a_stream_that_overflows_is_one_clear_line(tmp_path: Path) -> None:
         choose_layers(source, 1, WINDOWS)
     with pytest.raises(InputError, match="not finite: the model overflows"):
         shallower(source, (2,), tmp_path)
+
+
+def test_attention_runs_once_in_each_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what costs most of a layer with long windows. Six layers and five, in batches of 7, 7 and 6 windows."""
+    monkeypatch.setattr(skeleton, "TOKENS_PER_BATCH", 7 * 40)
+    calls, attend = list[int](), torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(len(query))
+        return attend(query, *arguments, **options)
+
+    source = deep("llama", tmp_path)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    shallower(source, (0,), tmp_path, WINDOWS[:20])
+    assert sorted(calls) == sorted((6 + 5) * [7, 7, 6])
