@@ -19,10 +19,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edgepress.compress.calibrate.bfloat16 import has_native_bfloat16
+from edgepress.compress.calibrate.held_out import thin_out
 
 _EPOCHS = 4
 _TOKENS_AT_ONCE = 512
@@ -33,7 +36,7 @@ _BETAS = (0.9, 0.95)
 _RISING = 10  # steps
 _SEED = 0
 _LEAST_LOSS = 1e-6  # below it a block does already what is wanted
-
+_START_TOKENS, _START_TOKENS_PER_NEURON = 16384, 10  # the larger
 
 State = dict[str, torch.Tensor]  # parameters of a block, by name
 
@@ -49,6 +52,18 @@ class Wanted:
     def of(self, tokens: torch.Tensor) -> Wanted:
         """Of some of them, by their places."""
         return Wanted(self.inputs[tokens], self.outputs[tokens], self.weights[tokens])
+
+
+def windows_to_start(windows: NDArray[np.int32], widest: int) -> NDArray[np.int32]:
+    """A part of the calibration text, spread over it, that is enough to choose neurons by and to solve what reads them:
+    what is trained from there hardly minds.
+
+    Args:
+        windows: token ids, (samples, length).
+        widest: neurons of the widest feed-forward, whose moments have to be well determined.
+    """
+    tokens = max(_START_TOKENS, _START_TOKENS_PER_NEURON * widest)
+    return thin_out(windows, max(1, tokens // windows.shape[1]))
 
 
 def reconstruct(block: nn.Module, names: tuple[str, ...], wanted: Wanted, held_out: torch.Tensor) -> list[torch.Tensor]:
@@ -116,7 +131,7 @@ class _Trainer:
             {"params": [weight], "lr": rate * float(weight.detach().square().mean().sqrt())}
             for weight in state.values()
         ]
-        self._adam = torch.optim.Adam(groups, betas=_BETAS)
+        self._adam = torch.optim.Adam(groups, betas=_BETAS, fused=True)
         self._at_once = min(_TOKENS_AT_ONCE, max(_LEAST_AT_ONCE, len(tokens) // _STEPS))
         steps = _EPOCHS * -(-len(tokens) // self._at_once)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -17,7 +17,11 @@ from transformers import AutoModelForCausalLM
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import layer_name
 from edgepress.compress.calibrate.config import Calibration
+from edgepress.compress.calibrate.tokens import calibration_windows
+from edgepress.compress.prune import reconstruct
 from edgepress.compress.prune.config import Method, PruneFfn, PruneHeads, PruneLayers
+from edgepress.compress.prune.layers import prune_widths
+from edgepress.compress.prune.repair import repair
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.layers import ERRORS_FILE
 from edgepress.compress.student.open import open_student
@@ -159,6 +163,26 @@ def test_neurons_that_stay_are_trained_unless_told_otherwise(fields: dict[str, A
     names = [layer_name(index, f"mlp.{part}_proj") for index in range(2) for part in ("gate", "up")]
     as_they_were = [set(map(bytes, after.read(name))) <= set(map(bytes, before.read(name))) for name in names]
     assert all(as_they_were) == bool(fields)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_what_is_trained_starts_from_a_part_of_the_text_and_is_trained_on_all_of_it(
+    trains: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstruct, "_START_TOKENS", 1024)
+    monkeypatch.setattr(reconstruct, "_START_TOKENS_PER_NEURON", 8)  # of 128: also 1,024
+    student = open_student(str(make_model_dir("llama", tmp_path / "student")))
+    asked = PruneFfn(keep=0.5, widths="uniform", reconstruct=trains)
+    text = Calibration(samples=96, length=32)
+    press(tmp_path / "student", tmp_path / "out", recipe(asked, calibration=text), ("onnx",))
+    windows = calibration_windows(student, text)
+    part = windows[np.linspace(0, 95, 32).astype(int)] if trains else windows
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    prune_widths(student, asked, [64, 64], part, tmp_path / "first", name="Tiny", bias=True)
+    repair(student, tmp_path / "first", windows, tmp_path / "second", name="Tiny", trains=trains)
+    found, by_hand = Checkpoint(tmp_path / "out" / "pruned-1"), Checkpoint(tmp_path / "second")
+    assert all(np.array_equal(found.read(name), by_hand.read(name)) for name in by_hand.names)
 
 
 @pytest.mark.parametrize("method", ["obs", "activation", "flap"])

@@ -76,7 +76,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     original = student  # writes the calibration text and teaches: better than what is left of it
     steps = recipe.before_quantize
     if steps:
-        key = stage_key("prune", 7, student.digest(), calibration_digest(recipe.calibration), student.name)
+        key = stage_key("prune", 8, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(steps, start=1):
         later = [name for behind in range(place + 1, MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
@@ -122,6 +122,7 @@ def healed(recipe: Recipe, out: Path) -> tuple[str, ...]:
 
 
 def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, working: Path) -> None:
+    from edgepress.compress.prune.reconstruct import windows_to_start
     from edgepress.compress.prune.repair import repair
 
     with brief_waits():
@@ -129,8 +130,10 @@ def _make(student: Student, step: PruneStep, recipe: Recipe, writer: Student, wo
         if _is_repaired(student, step):
             first = working / _FIRST
             first.mkdir()
-            _remove(student, step, recipe, windows, first, repaired=True)
             trains = isinstance(step, PruneFfn) and step.reconstruct
+            widest = max(layer.ffn for layer in student.spec.layers)
+            start = windows_to_start(windows, widest) if trains else windows
+            _remove(student, step, recipe, start, first, repaired=True)
             repair(student, first, windows, working, name=student.name, trains=trains)
             shutil.rmtree(first)
         else:
