@@ -26,6 +26,8 @@ from edgepress.progress import progress
 
 FISHER_TOKENS = 4096
 LOSS_TOKENS = 32768  # more only cost time
+# Of an even cut. What is trained afterwards makes up for the more, the more there is left to train: docs/LOG.md.
+_LEAST, _LEAST_OF_TRAINED = 0.5, 0.7
 
 
 def layer_losses(
@@ -106,6 +108,7 @@ def _energy(weight: NDArray[np.float32], about_zero: Moments) -> float:
     return float(((exact @ about_zero.covariance) * exact).sum().clamp(min=1e-300))
 
 
-def least_units(units: Units, keep: float) -> int:
-    """Units that a layer keeps in any case: half of what an even share would leave, in whole steps, at least one."""
-    return max(units.step, int(units.count * keep / 2) // units.step * units.step)
+def least_units(units: Units, keep: float, *, trained: bool) -> int:
+    """Units that a layer keeps in any case: a share of what an even cut would leave, in whole steps, at least one."""
+    share = _LEAST_OF_TRAINED if trained else _LEAST
+    return max(units.step, int(units.count * keep * share) // units.step * units.step)

@@ -22,7 +22,8 @@ from edgepress.export.parity import ParityReference, check_logits, parity_refere
 from edgepress.pipeline.check_pruning import check_pruning
 from edgepress.pipeline.plan import RunPlan, budget_target, check_disk, make_plan
 from edgepress.pipeline.press import press
-from edgepress.pipeline.prune import ZEROS_ARE_READ, healed, prune, shape_change
+from edgepress.pipeline.prune import healed, prune
+from edgepress.pipeline.prune_step import ZEROS_ARE_READ, shape_change
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.targets import check_gpus, predict_files
 from edgepress.pipeline.text_needed import needs_calibration, rounding_needs_text

@@ -11,7 +11,7 @@ from repaired_by_hand import run
 from tiny_models import make_model_dir
 
 from edgepress.compress.prune.config import PruneFfn, PruneHeads
-from edgepress.compress.prune.losses import layer_losses
+from edgepress.compress.prune.losses import layer_losses, least_units
 from edgepress.compress.prune.obs import Units, removal_path
 from edgepress.compress.student.open import open_student
 from edgepress.runtime.torch_reference import load_model
@@ -43,3 +43,18 @@ def test_the_losses_of_a_layer_are_those_of_its_path_over_weighted_tokens(part: 
         path = removal_path(weight, x.T @ x / weights.sum(), each, each.count - least[index])
         np.testing.assert_allclose(np.array(losses) / losses[-1], np.array(path.losses) / path.losses[-1], rtol=1e-3)
         assert torch.tensor(losses).diff().gt(0).all()
+
+
+@pytest.mark.parametrize(
+    ("units", "keep", "trained", "kept"),
+    [
+        (Units(count=1536, step=32), 0.7, False, 512),  # of 537
+        (Units(count=1536, step=32), 0.7, True, 736),  # of 752
+        (Units(count=1536, step=32), 0.01, True, 32),
+        (Units(count=9, size=64, classes=3, step=3), 0.67, False, 3),
+    ],
+)
+def test_no_layer_gets_much_narrower_than_an_even_cut_and_less_so_what_is_trained(
+    units: Units, keep: float, trained: bool, kept: int
+) -> None:
+    assert least_units(units, keep, trained=trained) == kept
