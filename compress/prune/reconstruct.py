@@ -36,7 +36,7 @@ _BETAS = (0.9, 0.95)
 _RISING = 10  # steps
 _SEED = 0
 _LEAST_LOSS = 1e-6  # below it a block does already what is wanted
-_START_TOKENS, _START_TOKENS_PER_NEURON = 16384, 10  # the larger
+_START_TOKENS, _START_TOKENS_PER_NEURON, _START_WINDOWS = 16384, 10, 8  # the most of them
 
 State = dict[str, torch.Tensor]  # parameters of a block, by name
 
@@ -63,7 +63,7 @@ def windows_to_start(windows: NDArray[np.int32], widest: int) -> NDArray[np.int3
         widest: neurons of the widest feed-forward, whose moments have to be well determined.
     """
     tokens = max(_START_TOKENS, _START_TOKENS_PER_NEURON * widest)
-    return thin_out(windows, max(1, tokens // windows.shape[1]))
+    return thin_out(windows, max(_START_WINDOWS, -(-tokens // windows.shape[1])))
 
 
 def reconstruct(block: nn.Module, names: tuple[str, ...], wanted: Wanted, held_out: torch.Tensor) -> list[torch.Tensor]:

@@ -18,10 +18,13 @@ from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.families import layer_name
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.calibrate.tokens import calibration_windows
-from edgepress.compress.prune import reconstruct
+from edgepress.compress.prune import losses, reconstruct
 from edgepress.compress.prune.config import Method, PruneFfn, PruneHeads, PruneLayers
 from edgepress.compress.prune.layers import prune_widths
+from edgepress.compress.prune.losses import layer_losses
+from edgepress.compress.prune.obs import Units
 from edgepress.compress.prune.repair import repair
+from edgepress.compress.prune.widths import allocated_counts
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.layers import ERRORS_FILE
 from edgepress.compress.student.open import open_student
@@ -82,8 +85,8 @@ def test_rounding_to_nearest_behind_pruning_is_that_of_the_pruned_student_alone(
     press(tmp_path / "out" / "pruned-1", tmp_path / "alone", recipe(quantize=nearest), ("gguf",))
     behind, alone = (Checkpoint(tmp_path / name / "checkpoint") for name in ("out", "alone"))
     assert all((behind.read(name) == alone.read(name)).all() for name in alone.names)
-    losses = [json.loads((found.directory / ERRORS_FILE).read_text(encoding="utf-8")) for found in (behind, alone)]
-    assert losses[0] == losses[1] and not any(loss["weighted"] for loss in losses[0])
+    stated = [json.loads((found.directory / ERRORS_FILE).read_text(encoding="utf-8")) for found in (behind, alone)]
+    assert stated[0] == stated[1] and not any(loss["weighted"] for loss in stated[0])
 
 
 def test_a_family_without_per_layer_files_is_pruned_evenly_or_refused_by_name(tmp_path: Path) -> None:
@@ -167,22 +170,44 @@ def test_neurons_that_stay_are_trained_unless_told_otherwise(fields: dict[str, A
 
 @pytest.mark.parametrize("trains", [True, False])
 def test_what_is_trained_starts_from_a_part_of_the_text_and_is_trained_on_all_of_it(
-    trains: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trains: bool, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconstruct, "_START_TOKENS", 1024)
-    monkeypatch.setattr(reconstruct, "_START_TOKENS_PER_NEURON", 8)  # of 128: also 1,024
-    student = open_student(str(make_model_dir("llama", tmp_path / "student")))
-    asked = PruneFfn(keep=0.5, widths="uniform", reconstruct=trains)
-    text = Calibration(samples=96, length=32)
-    press(tmp_path / "student", tmp_path / "out", recipe(asked, calibration=text), ("onnx",))
-    windows = calibration_windows(student, text)
+    monkeypatch.setattr(reconstruct, "_START_TOKENS_PER_NEURON", 4)  # of 256: also 1,024
+    source = open_student(str(student))
+    asked, text = PruneFfn(keep=0.5, reconstruct=trains), Calibration(samples=96, length=32)
+    press(student, tmp_path / "out", recipe(asked, calibration=text), ("onnx",))
+    windows = calibration_windows(source, text)
     part = windows[np.linspace(0, 95, 32).astype(int)] if trains else windows
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    prune_widths(student, asked, [64, 64], part, tmp_path / "first", name="Tiny", bias=True)
-    repair(student, tmp_path / "first", windows, tmp_path / "second", name="Tiny", trains=trains)
+    lost = layer_losses(source, asked, part, [64, 64, 64], intercept=True, seed=0)
+    units = [Units(count=256, step=32)] * 3
+    counts = allocated_counts(units, lost, 3 * 128)
+    prune_widths(source, asked, counts, part, tmp_path / "first", name="Tiny", bias=True)
+    repair(source, tmp_path / "first", windows, tmp_path / "second", name="Tiny", trains=trains)
     found, by_hand = Checkpoint(tmp_path / "out" / "pruned-1"), Checkpoint(tmp_path / "second")
     assert all(np.array_equal(found.read(name), by_hand.read(name)) for name in by_hand.names)
+
+
+@pytest.mark.parametrize(
+    ("fields", "even"),
+    [
+        ({}, True),
+        ({"method": "activation"}, True),
+        ({"method": "activation", "repair": False}, False),
+        ({"reconstruct": False}, False),
+        ({"method": "flap"}, False),
+    ],
+)
+def test_a_layer_that_is_trained_has_a_least_width_of_its_own(
+    fields: dict[str, Any], even: bool, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it all of an even cut, and next to nothing elsewhere, there would be no other width there."""
+    monkeypatch.setattr(losses, "_LEAST_OF_TRAINED", 1.0)
+    monkeypatch.setattr(losses, "_LEAST", 0.1)
+    press(student, tmp_path / "out", recipe(PruneFfn(keep=0.5, multiple_of=4, **fields)), ("onnx",))
+    assert (len({layer.ffn for layer in Checkpoint(tmp_path / "out" / "checkpoint").spec.layers}) == 1) == even
 
 
 @pytest.mark.parametrize("method", ["obs", "activation", "flap"])

@@ -125,7 +125,8 @@ def _counts(
     apart = is_held(student, unlike(student), recipe.export, biased=False)
     if step.widths == "uniform" or not apart or step.keep == 1:
         return even
-    least = [least_units(layer, step.keep, trained=_is_trained(student, step)) for layer in units]
+    trained = _is_trained(student, step)
+    least = [least_units(layer, step.keep, trained=trained) for layer in units]
     losses = layer_losses(student, step, windows, least, intercept=bias, seed=recipe.calibration.seed)
     wanted = round(step.keep * sum(layer.count for layer in units))
     return allocated_counts(units, losses, max(wanted, sum(least)))

@@ -51,6 +51,7 @@ def test_the_losses_of_a_layer_are_those_of_its_path_over_weighted_tokens(part: 
         (Units(count=1536, step=32), 0.7, False, 512),  # of 537
         (Units(count=1536, step=32), 0.7, True, 736),  # of 752
         (Units(count=1536, step=32), 0.01, True, 32),
+        (Units(count=3200, step=32), 0.9, True, 2016),  # to the unit, which floating point falls short of
         (Units(count=9, size=64, classes=3, step=3), 0.67, False, 3),
     ],
 )

@@ -137,15 +137,23 @@ def test_text_that_is_too_little_to_learn_from_does_no_harm(trained: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("samples", "widest", "kept"), [(128, 1536, 32), (128, 4096, 80), (16, 1536, 16), (128, 9000, 128)]
+    ("samples", "length", "widest", "kept"),
+    [
+        (128, 512, 1536, 32),
+        (128, 512, 4096, 80),
+        (16, 512, 1536, 16),
+        (128, 512, 9000, 128),
+        (600, 48, 64, 342),
+        (64, 8192, 1536, 8),
+    ],
 )
 def test_a_start_takes_ten_tokens_a_neuron_and_no_fewer_than_16384_from_all_over_the_text(
-    samples: int, widest: int, kept: int
+    samples: int, length: int, widest: int, kept: int
 ) -> None:
-    windows = np.arange(samples * 512, dtype=np.int32).reshape(samples, 512)
+    windows = np.arange(samples * length, dtype=np.int32).reshape(samples, length)
     found = reconstruction.windows_to_start(windows, widest)
     assert len(found) == kept
-    places = found[:, 0] // 512
+    places = found[:, 0] // length
     assert places[0] == 0 and places[-1] == samples - 1 and np.diff(places).max() - np.diff(places).min() <= 1
     assert np.array_equal(found, windows[places])
 
