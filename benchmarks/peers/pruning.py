@@ -5,7 +5,7 @@
         [--multiple-of 32]
 
     obs          the product: optimal brain surgeon with intercept, repaired, widths by layer, reconstructed
-    obs_solved   the same without the reconstruction: nothing is trained
+    obs_solved   without the reconstruction: nothing is trained, and so the least width of a layer is another one
     obs_uniform  as obs, all layers of one width
     flap         FLAP's score, the mean of what is gone in a bias
     wanda_sp, activation, magnitude    the scores alone: what stays keeps its weights
