@@ -36,7 +36,7 @@ _BETAS = (0.9, 0.95)
 _RISING = 10  # steps
 _SEED = 0
 _LEAST_LOSS = 1e-6  # below it a block does already what is wanted
-_START_TOKENS, _START_TOKENS_PER_NEURON, _START_WINDOWS = 16384, 10, 8  # the most of them
+_START_TOKENS, _START_TOKENS_PER_NEURON, _START_WINDOWS = 16384, 10, 8  # at least, all three
 
 State = dict[str, torch.Tensor]  # parameters of a block, by name
 
@@ -56,7 +56,7 @@ class Wanted:
 
 def windows_to_start(windows: NDArray[np.int32], widest: int) -> NDArray[np.int32]:
     """A part of the calibration text, spread over it, that is enough to choose neurons by and to solve what reads them:
-    what is trained from there hardly minds.
+    what is trained from there comes out no worse (docs/LOG.md).
 
     Args:
         windows: token ids, (samples, length).
