@@ -27,7 +27,8 @@ from edgepress.progress import progress
 FISHER_TOKENS = 4096
 LOSS_TOKENS = 32768  # more only cost time
 _LEAST = 0.5  # of an even cut
-_LEAST_OF_TRAINED = 0.7  # 3 % less divergence at keep 0.7 than with 0.5, 3 % more at 0.8 (docs/LOG.md)
+_LEAST_OF_TRAINED = 0.4  # of the whole width: a third does harm at keep 0.7, as does a half at 0.8 (docs/LOG.md)
+_LEAST_OF_DEEP_CUT = 0.7  # of an even cut, where that is less
 
 
 def layer_losses(
@@ -109,6 +110,6 @@ def _energy(weight: NDArray[np.float32], about_zero: Moments) -> float:
 
 
 def least_units(units: Units, keep: float, *, trained: bool) -> int:
-    """Units that a layer keeps in any case: a share of what an even cut would leave, in whole steps, at least one."""
-    share = _LEAST_OF_TRAINED if trained else _LEAST
-    return max(units.step, int(units.count * keep * share + 1e-6) // units.step * units.step)
+    """Units that a layer keeps in any case, in whole steps: a share of what an even cut leaves, or of all it has."""
+    share = min(_LEAST_OF_TRAINED, keep * _LEAST_OF_DEEP_CUT) if trained else keep * _LEAST
+    return max(units.step, int(units.count * share + 1e-6) // units.step * units.step)

@@ -62,7 +62,7 @@ def prune(student: Student, recipe: Recipe, output: Output) -> Student:
     original = student  # writes the calibration text and teaches: better than what is left of it
     steps = recipe.before_quantize
     if steps:
-        key = stage_key("prune", 8, student.digest(), calibration_digest(recipe.calibration), student.name)
+        key = stage_key("prune", 9, student.digest(), calibration_digest(recipe.calibration), student.name)
     for place, step in enumerate(steps, start=1):
         later = [name for behind in range(place + 1, MOST_STEPS + 1) for name in _names(behind)]
         if isinstance(step, DistillStep):
