@@ -2,7 +2,8 @@
 
 ``--exportTimes``     an array with an object per iteration; TensorRT up to 8.0 calls the transfers in and out
 ``--exportProfile``   first an object with the count, then one per layer
-stdout                "[I] GPU Compute Time: min = … ms, …", the command in the last line
+stdout                "[I] GPU Compute Time: min = … ms, …", the command in the last line; of what TensorRT 7
+                      prints, which spreads these numbers over lines and leaves out its version, only the command
 
 The compute time is the engine's own; the latency adds the transfers, which on a Jetson are copies inside one memory.
 """
@@ -29,7 +30,7 @@ _NAMES = {
 _STATISTICS = re.compile(r"\[I\] (GPU Compute Time|Latency|Enqueue Time|H2D Latency|D2H Latency): (min = .*)")
 _PAIR = re.compile(r"([\w().%]+) = ([\d.eE+-]+) ms")
 _THROUGHPUT = re.compile(r"\[I\] Throughput: ([\d.eE+-]+) qps")
-_END = re.compile(r"&&&& (PASSED|FAILED) TensorRT\.trtexec \[TensorRT v(\d+)\](?: \[b\d+\])? # (.*)")
+_END = re.compile(r"&&&& (PASSED|FAILED) TensorRT\.trtexec(?: \[TensorRT v(\d+)\](?: \[b\d+\])?)? # (.*)")
 _SHAPES = re.compile(r"--shapes='?([^'\s]+)")
 _ARRAY = re.compile(r"\s*\[\s*\{")  # messages begin with a bracket, too: "[08/01/2025-10:00:00] [I] …"
 _FROM_TEN = 100_000  # versions are written in more digits from TensorRT 10 on
@@ -179,7 +180,8 @@ def _log(path: Path, text: str) -> dict[str, Any]:
         found["throughput"] = float(throughput[1])
     if ends := _END.findall(text):
         state, version, command = ends[-1]
-        found |= {"passed": state == "PASSED", "version": _version(version), "command": command.strip()}
+        found |= {"passed": state == "PASSED", "command": command.strip()}
+        found |= {"version": _version(version)} if version else {}
         if shapes := _SHAPES.search(command):
             found["shapes"] = _parse_shapes(path, shapes[1])
     return found
@@ -194,12 +196,14 @@ def _version(digits: str) -> str:
 
 
 def _parse_shapes(path: Path, text: str) -> dict[str, tuple[int, ...]]:
+    """Of the inputs that the command names; a model's only input may go without."""
     found = {}
     for entry in text.split(","):
         name, _, sizes = entry.rpartition(":")
-        if not name or not all(size.isdigit() for size in sizes.split("x")):
+        if not all(size.isdigit() for size in sizes.split("x")):
             raise InputError(f"{path}: the shapes {entry!r} in its command cannot be read")
-        found[name] = tuple(int(size) for size in sizes.split("x"))
+        if name:
+            found[name] = tuple(int(size) for size in sizes.split("x"))
     return found
 
 

@@ -74,7 +74,7 @@ def build_script(layout: Layout, *, profiles: Profiles | None = None, low_memory
 
 def _timing(index: int, name: str, shapes: Mapping[str, Shapes]) -> str:
     run = [
-        f'"$trtexec" --loadEngine="$out/model.engine" --useOptimizationProfile={index} --shapes={_shapes(shapes, 1)}',
+        f'"$trtexec" --loadEngine="$out/model.engine" --useProfile={index} --shapes={_shapes(shapes, 1)}',
         "--warmUp=500 --duration=10 --iterations=100 --noDataTransfers --useSpinWait --percentile=50,90,99",
         f'--exportTimes="$out/{name}.times.json" --dumpProfile --exportProfile="$out/{name}.profile.json"',
         f'--separateProfileRun > "$out/{name}.log" 2>&1 || {{ tail -n 5 "$out/{name}.log" >&2; exit 1; }}',

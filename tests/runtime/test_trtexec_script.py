@@ -14,6 +14,21 @@ from tiny_models import make_model_dir
 from edgepress.artifact.families import is_matrix
 from edgepress.export.tensorrt.writer import export_tensorrt
 
+# Options that trtexec knows in TensorRT 10.0, 10.3, 10.7, 10.13, 10.16 and 11.1 alike: samples/common/sampleOptions.cpp
+# in github.com/NVIDIA/TensorRT. It refuses any other.
+_KNOWN = """allocationStrategy allowGPUFallback allowWeightStreaming avgRuns avgTiming buildDLAStandalone
+    builderOptimizationLevel device directIO dumpLayerInfo dumpOptimizationProfile dumpOutput dumpProfile
+    dumpRawBindingsToFile dumpRefit duration dynamicPlugins errorOnTimingCacheMiss excludeLeanRuntime exportLayerInfo
+    exportOutput exportProfile exportTimes getPlanVersionOnly hardwareCompatibilityLevel help idleTime
+    ignoreParsedPluginLibs infStreams inputIOFormats int8 iterations layerDeviceTypes leanDLLPath loadEngine loadInputs
+    markDebug maxAuxStreams maxShapes memPoolSize minShapes noBuilderCache noCompilationCache noDataTransfers noTF32
+    onnx optShapes outputIOFormats percentile persistentCacheRatio pi pluginInstanceNorm plugins preview profile
+    profilingVerbosity refit safe saveDebugTensors saveEngine separateProfileRun setPluginsToSerialize shapes
+    skipInference sleepTime sparsity staticPlugins streams stripWeights stronglyTyped tacticSources tempdir
+    tempfileControls threads timeDeserialize timeRefit timingCacheFile useCudaGraph useDLACore useManagedMemory
+    useProfile useRuntime useSpinWait vc verbose versionCompatible warmUp weightStreamingBudget"""
+TRTEXEC_OPTIONS = frozenset(f"--{name}" for name in _KNOWN.split())
+
 
 @pytest.mark.parametrize(("asked", "count"), [((), 2), (("--profiles", "one"), 1), (("--profiles", "two"), 2)])
 def test_the_script_builds_and_times_as_many_profiles_as_are_asked_for(
@@ -45,7 +60,7 @@ def test_the_script_is_a_shell_program_with_every_shape(exported: Path, tmp_path
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_the_script_builds_times_and_keeps_nothing_of_a_failure(exported: Path, tmp_path: Path, code: int) -> None:
-    edgepress("engine", "script", exported)
+    edgepress("engine", "script", exported, "--low-memory")
     trtexec = tmp_path / "trtexec"
     trtexec.write_text(
         "#!/bin/sh\nfor a; do case $a in --saveEngine=*) echo engine > ${a#*=};; esac; done\n"
@@ -58,6 +73,8 @@ def test_the_script_builds_times_and_keeps_nothing_of_a_failure(exported: Path, 
     )
     assert done.returncode == code
     calls = [line for line in (tmp_path / "calls").read_text("utf-8").splitlines() if line != "--help"]
+    options = {word.partition("=")[0] for call in calls for word in call.split() if word.startswith("--")}
+    assert options <= TRTEXEC_OPTIONS
     assert "--skipInference" in calls[0]
     engines = list((exported / "engines").glob("trtexec-*/model.engine"))
     assert len(engines) == (code == 0)
