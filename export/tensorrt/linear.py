@@ -16,7 +16,8 @@ them into the next level; between int8 operands TensorRT multiplies integers. (F
 well, and are refused for SM75.) All scales are float16 values in the checkpoint.
 
 Weights lie as (in, out), blocks along the first axis: the form in which TensorRT keeps them as integers. Matrices of
-floats and those that are looked up, too, lie as (out, in), and the product transposes them. TensorRT wants int8 levels
+floats, those that are looked up, too, and int4 of an odd number of outputs (a head) lie as (out, in), and the product
+transposes them. TensorRT wants int8 levels
 without a zero point, where the export for ONNX Runtime has uint8.
 """
 
@@ -87,7 +88,7 @@ class Matrix:
 
     @property
     def _by_rows(self) -> bool:
-        return self._looked_up or self._spec.kind == "float"
+        return self._looked_up or self._spec.kind == "float" or self._ends_within_a_byte
 
     def _input(self, x: str) -> str:
         graph = self._graph
@@ -129,6 +130,11 @@ class Matrix:
         levels = self._stored("blocks", "blocks", "int4", shape)
         scales = self._stored("block_scales", "block_scales", "float16", (self._blocks, self.rows))
         return self._dequantize(levels, scales, axis=0, block_size=self._spec.block)
+
+    @property
+    def _ends_within_a_byte(self) -> bool:
+        """An odd number of int4 outputs, which TensorRT 10's parser refuses as a last dimension."""
+        return self._numbers == "int4" and self.rows % 2 == 1
 
     @property
     def _bytes(self) -> Dtype:

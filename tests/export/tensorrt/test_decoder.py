@@ -93,6 +93,18 @@ def test_biases_and_heads_of_their_own_keys(options: dict[str, Any], tmp_path: P
     assert mean_divergence(reference(source, TOKENS), logits_of(exported(source, tmp_path), TOKENS)) < 2e-6
 
 
+def test_an_int4_head_of_an_odd_vocabulary_ends_its_rows_on_whole_bytes(tmp_path: Path) -> None:
+    """TensorRT 10's parser (onnx-tensorrt 10.1, QuantDequantLinearHelper) wants an even last dimension of int4."""
+    model = make_model_dir("llama", tmp_path / "model", vocab_size=321, tie_word_embeddings=False)
+    source = checkpoint(model, tmp_path, "trt_int4_64", "trt_int4_64")
+    directory = exported(source, tmp_path)
+    assert mean_divergence(reference(source, TOKENS), logits_of(directory, TOKENS)) < 2e-6
+    initializers = onnx.load(str(directory / "model.onnx"), load_external_data=False).graph.initializer
+    ends = {tensor.name: tensor.dims[-1] for tensor in initializers if tensor.data_type == onnx.TensorProto.INT4}
+    assert ends["lm_head.blocks"] == 64
+    assert not any(end % 2 for end in ends.values())
+
+
 def test_decoding_step_by_step_gives_the_logits_of_a_prefill(family_dir: Path, tmp_path: Path) -> None:
     directory = exported(checkpoint(family_dir, tmp_path), tmp_path)
     with OrtStandardSession(directory, threads=1) as session:
