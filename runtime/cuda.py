@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import require
+from edgepress.runtime.cuda_device import free_gpu_bytes, read_gpu
 
 
 class Device(Protocol):
@@ -74,7 +75,8 @@ class PycudaDevice:
 
     def free_bytes(self) -> int:
         """See :class:`Device`."""
-        return int(self._driver.mem_get_info()[0])
+        free = free_gpu_bytes(read_gpu())
+        return int(self._driver.mem_get_info()[0]) if free is None else free
 
     def close(self) -> None:
         """See :class:`Device`."""

@@ -204,9 +204,10 @@ class _Settings:
         self._trt, self._place, self._level, self._low_memory = trt, place, level, low_memory
         self.workspace_bytes, self._timing = workspace, timing
         self._cache: Any = None
+        self._config: Any = None
 
     def apply(self, config: Any) -> None:
-        trt = self._trt
+        trt, self._config = self._trt, config  # which keeps the logger alive that the timing cache writes to
         if self._place.gpu is None:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, self._place.capability.upper()), 0)

@@ -140,6 +140,7 @@ class Build:
                 except RuntimeError as error:
                     raise EdgepressError(f"{graph}: TensorRT refuses the shapes {shapes} of {tensor}") from error
             self.config.add_optimization_profile(profile)
+        self.config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and it rounds the factors of float32 products
         if has_sparse_weights(layout):
             self.config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
         configure(self.config)

@@ -7,6 +7,7 @@ grows by a token, no two steps have the same shapes.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ class TensorrtExecution:
         self._trt, self._stream, self._profile = trt, stream, -1
         self._logger = error_logger(trt)
         self._runtime = started(trt, trt.Runtime, self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        # The file's pages can be taken back while the engine is made of them; a copy of them could not.
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as serialized:
+            self._engine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
             reason = self._logger.errors[0] if self._logger.errors else "no reason given"
             raise InputError(f"{file}: {trt.__name__} {trt.__version__} cannot open this engine here: {reason[:300]}")
@@ -54,7 +57,11 @@ class TensorrtExecution:
         """
         context = self._context
         if profile != self._profile:
-            if not context.set_optimization_profile_async(profile, self._stream):
+            try:
+                taken = context.set_optimization_profile_async(profile, self._stream)
+            except RuntimeError:  # what the bindings of some versions make of False
+                taken = False
+            if not taken:
                 raise self._failure(f"cannot take up profile {profile}")
             self._profile = profile
         for name, shape in shapes.items():

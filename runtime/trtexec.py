@@ -54,7 +54,8 @@ def build_script(layout: Layout, *, profiles: Profiles | None = None, low_memory
     build = [
         '"$trtexec" --onnx=model.onnx --saveEngine="$out/model.engine.partial" --stronglyTyped --skipInference',
         f'--memPoolSize=workspace:"$workspace"M --builderOptimizationLevel={level} --profilingVerbosity=detailed',
-        '--timingCacheFile="engines/timing/trtexec-$(echo "$board $version" | sha256sum | cut -c 1-12).cache"',
+        '--timingCacheFile="engines/timing/trtexec-$(echo "$mode $board $version" | sha256sum | cut -c 1-12).cache"',
+        "--noTF32",
         *(["--maxAuxStreams=0"] if low_memory else []),
         *(["--sparsity=enable"] if has_sparse_weights(layout) else []),
     ]

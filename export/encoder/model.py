@@ -47,7 +47,8 @@ class OnnxModel:
     def add(self, name: str, values: Array) -> str:
         """Add an initializer; return its name."""
         assert name not in self._constants, f"{name}: added twice"
-        self.proto.graph.initializer.append(self._numpy.from_array(np.ascontiguousarray(values), name))
+        as_is = np.asarray(values, order="C")  # unlike ascontiguousarray it leaves a scalar one
+        self.proto.graph.initializer.append(self._numpy.from_array(as_is, name))
         self._constants[name] = self.proto.graph.initializer[-1]
         return name
 

@@ -133,7 +133,7 @@ class Matrix:
 
     @property
     def _ends_within_a_byte(self) -> bool:
-        """An odd number of int4 outputs, which TensorRT 10's parser refuses as a last dimension."""
+        """An odd number of int4 outputs: TensorRT 10 packs along the last dimension and wants an even one."""
         return self._numbers == "int4" and self.rows % 2 == 1
 
     @property

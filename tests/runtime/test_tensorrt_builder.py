@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tensorrt_rtx
+from standard_graphs import checkpoint, exported
+from tiny_models import make_model_dir
 
+from edgepress.artifact.tensorrt_layout import read_layout
 from edgepress.errors import EdgepressError
-from edgepress.runtime.tensorrt_builder import error_logger, started
+from edgepress.runtime.tensorrt_builder import Build, error_logger, started
 
 
 def test_a_library_that_cannot_start_is_one_line_with_its_reason() -> None:
@@ -21,3 +26,18 @@ def test_a_library_that_cannot_start_is_one_line_with_its_reason() -> None:
     logger.log(tensorrt_rtx.ILogger.ERROR, "CUDA initialization\nfailure with error: 35")
     with pytest.raises(EdgepressError, match=r"cannot start here: CUDA initialization failure with error: 35$"):
         started(tensorrt_rtx, no_builder, logger)
+
+
+def test_float32_products_keep_their_factors(tmp_path: Path) -> None:
+    """TF32, which rounds them to 10 bits, is on in a new configuration."""
+    out = exported(checkpoint(make_model_dir("llama", tmp_path / "model"), tmp_path, "f32", "f32"), tmp_path)
+    before = list[bool]()
+    build = Build(
+        tensorrt_rtx,
+        out / "model.onnx",
+        read_layout(out).settled("tensorrt_rtx"),
+        lambda config: before.append(config.get_flag(tensorrt_rtx.BuilderFlag.TF32)),
+    )
+    assert before == [False]
+    assert not build.config.get_flag(tensorrt_rtx.BuilderFlag.TF32)
+    assert build.builder.create_builder_config().get_flag(tensorrt_rtx.BuilderFlag.TF32)

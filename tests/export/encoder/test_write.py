@@ -78,6 +78,7 @@ def test_every_linear_of_the_layers_multiplies_int8_by_int8(exported: tuple[str,
         given, weight = makers[node.input[0]], makers[node.input[1]]
         assert (given.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
         assert makers[given.input[0]].op_type == "QuantizeLinear"
+        assert list(constants[given.input[1]].dims) == []  # one scale, which TensorRT tells from one per channel by it
         codes = numpy_helper.to_array(constants[weight.input[0]])
         assert codes.dtype == np.int8
         assert np.abs(codes.astype(int)).max() in range(100, 128)
@@ -87,7 +88,13 @@ def test_the_graph_is_strongly_typed_float16_between_float32_ends(exported: tupl
     _, _, out = exported
     graph = onnx.load(str(out / "model.onnx")).graph
     onnx.checker.check_model(str(out / "model.onnx"), full_check=True)
-    assert not [tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    whole = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    assert norms
+    assert whole == {name for node in norms for name in node.input[1:]}
+    makers = {name: node for node in graph.node for name in node.output}
+    casts = [makers[node.input[0]] for node in norms]
+    assert {(cast.op_type, cast.attribute[0].i) for cast in casts} == {("Cast", onnx.TensorProto.FLOAT)}
     assert all(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.output)
 
 

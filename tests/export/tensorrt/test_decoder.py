@@ -94,7 +94,7 @@ def test_biases_and_heads_of_their_own_keys(options: dict[str, Any], tmp_path: P
 
 
 def test_an_int4_head_of_an_odd_vocabulary_ends_its_rows_on_whole_bytes(tmp_path: Path) -> None:
-    """TensorRT 10's parser (onnx-tensorrt 10.1, QuantDequantLinearHelper) wants an even last dimension of int4."""
+    """TensorRT 10 wants an even last dimension of int4 (onnx-tensorrt 10.1, QuantDequantLinearHelper)."""
     model = make_model_dir("llama", tmp_path / "model", vocab_size=321, tie_word_embeddings=False)
     source = checkpoint(model, tmp_path, "trt_int4_64", "trt_int4_64")
     directory = exported(source, tmp_path)
