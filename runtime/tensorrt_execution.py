@@ -39,7 +39,7 @@ class TensorrtExecution:
         self._logger = error_logger(trt)
         self._runtime = started(trt, trt.Runtime, self._logger)
         # The file's pages can be taken back while the engine is made of them; a copy of them could not.
-        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as serialized:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as serialized:
             self._engine = self._runtime.deserialize_cuda_engine(serialized)
         if self._engine is None:
             reason = self._logger.errors[0] if self._logger.errors else "no reason given"
