@@ -17,7 +17,9 @@ _SIZES: dict[str, Any] = {
 
 
 def make_encoder_dir(kind: str, directory: Path) -> Path:
-    """Write ``bert``, ``roberta`` (classifiers) or ``vit`` to a directory, with weights that matter to the outputs."""
+    """Write ``bert``, ``roberta`` (classifiers), ``sentences`` (BERT without a head) or ``vit`` to a directory, with
+    weights that matter to the outputs.
+    """
     import torch
     import transformers
 
@@ -32,7 +34,8 @@ def make_encoder_dir(kind: str, directory: Path) -> Path:
         model = transformers.RobertaForSequenceClassification(config)
     else:
         config = transformers.BertConfig(vocab_size=vocab, max_position_embeddings=64, **_SIZES)
-        model = transformers.BertForSequenceClassification(config)
+        headless = kind == "sentences"
+        model = (transformers.BertModel if headless else transformers.BertForSequenceClassification)(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2:

@@ -53,6 +53,7 @@ def _whole_norms(model: OnnxModel) -> set[str]:
         value, result = node.input[0], node.output[0]
         nodes += [model.node("Cast", [value], f"{result}.whole_input", to=_FLOAT), node]
         nodes.append(model.node("Cast", [f"{result}.whole"], result, to=_HALF))
+        nodes[-1].name = f"{result}.narrowed"  # the graph's last cast may be called what makes its output
         node.input[0], node.output[0] = f"{result}.whole_input", f"{result}.whole"
         for place, name in enumerate(node.input[1:], 1):
             if name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -129,6 +129,22 @@ def test_float_weights_need_no_calibration(tmp_path: Path) -> None:
     del feeds["token_type_ids"]
     wanted = torch_logits(student, feeds)
     assert np.abs(run(out, feeds) - wanted).max() < 5e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("weights", ["int8", "float"])
+def test_a_model_whose_output_is_a_norm(weights: Literal["int8", "float"], tmp_path: Path) -> None:
+    student, out = make_encoder_dir("sentences", tmp_path / "student"), tmp_path / "out"
+    out.mkdir()
+    export_encoder(student, out, calibration=calibration_for("sentences", tmp_path), weights=weights)
+    onnx.checker.check_model(str(out / "model.onnx"), full_check=True)
+    feeds = inputs_of("bert", 2)
+    model = transformers.BertModel.from_pretrained(student).eval()
+    with torch.no_grad():
+        wanted = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).last_hidden_state.numpy()
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+    found = session.run(["last_hidden_state"], {item.name: feeds[item.name] for item in session.get_inputs()})[0]
+    seen = feeds["attention_mask"].astype(bool)
+    assert np.abs(found - wanted)[seen].mean() < (0.05 if weights == "int8" else 2e-3) * np.abs(wanted)[seen].mean()
 
 
 def test_the_command_writes_a_directory_that_says_how_far_it_moved(tmp_path: Path) -> None:
