@@ -10,7 +10,10 @@ The compute time is the engine's own; the latency adds the transfers, which on a
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,10 +31,14 @@ _NAMES = {
     "d2h": ("d2hMs", "outMs"),
 }
 _STATISTICS = re.compile(r"\[I\] (GPU Compute Time|Latency|Enqueue Time|H2D Latency|D2H Latency): (min = .*)")
-_PAIR = re.compile(r"([\w().%]+) = ([\d.eE+-]+) ms")
-_THROUGHPUT = re.compile(r"\[I\] Throughput: ([\d.eE+-]+) qps")
+_NUMBER = r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
+_PAIR = re.compile(rf"([\w().%]+) = {_NUMBER} ms")
+_THROUGHPUT = re.compile(rf"\[I\] Throughput: {_NUMBER} qps")
+_RUN = "&&&& RUNNING TensorRT.trtexec"
 _END = re.compile(r"&&&& (PASSED|FAILED) TensorRT\.trtexec(?: \[TensorRT v(\d+)\](?: \[b\d+\])?)? # (.*)")
 _SHAPES = re.compile(r"--shapes='?([^'\s]+)")
+_ENDINGS = re.compile(r"(?:\.(?:times|profile|raw))?\.(?:json|log|txt)$")
+_SIZES = re.compile(r"[1-9][0-9]{0,8}(?:x[0-9]{1,9})*|0(?:x[0-9]{1,9})*")
 _ARRAY = re.compile(r"\s*\[\s*\{")  # messages begin with a bracket, too: "[08/01/2025-10:00:00] [I] …"
 _FROM_TEN = 100_000  # versions are written in more digits from TensorRT 10 on
 
@@ -73,32 +80,41 @@ class TrtexecRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_trtexec(paths: Iterable[Path]) -> list[TrtexecRecord]:
-    """Records of all files, those with the same name before the first dot in the same folder taken together.
+    """Records of all files; ``NAME.times.json``, ``NAME.profile.json`` and ``NAME.log`` of a folder are one.
 
-    Files of several folders, that is, of several engines, have the folder in their record's name.
+    Files of several folders, that is, of several engines, have as much of the folder in their record's name as differs.
+    Of a log with several runs the last one counts.
 
     Raises:
-        InputError: a file that is none of the three.
+        InputError: a file that is none of the three, or the second of its kind.
     """
     groups: dict[tuple[Path, str], list[Path]] = {}
     for path in paths:
-        groups.setdefault((path.parent, path.name.partition(".")[0]), []).append(path)
-    several = len({folder for folder, _name in groups}) > 1
-    return [_record(f"{folder.name}/{name}" if several else name, files) for (folder, name), files in groups.items()]
+        groups.setdefault((path.parent, _ENDINGS.sub("", path.name)), []).append(path)
+    folders = {folder for folder, _name in groups}
+    shared = Path(os.path.commonpath([folder.absolute() for folder in folders])) if len(folders) > 1 else None
+    return [
+        _record(str(folder.absolute().relative_to(shared) / name) if shared else name, files)
+        for (folder, name), files in groups.items()
+    ]
 
 
 def _record(name: str, files: list[Path]) -> TrtexecRecord:
     samples: dict[str, tuple[float, ...]] = {}
     layers: tuple[LayerTime, ...] = ()
     log: dict[str, Any] = {}
+    kinds: set[str] = set()
     for path in files:
         content = _content(path)
         if isinstance(content, str):
-            log = _log(path, content)
+            kind, log = "messages", _log(path, content)
         elif content and "count" in content[0]:
-            layers = _layers(path, content[1:])
+            kind, layers = "a profile", _layers(path, content[1:])
         else:
-            samples = _samples(path, content)
+            kind, samples = "times", _samples(path, content)
+        if kind in kinds:
+            raise InputError(f"{path}: {kind} of {name} for the second time; name the files of each run alike")
+        kinds.add(kind)
     compute, latency = samples.get("compute", ()), samples.get("latency", ())
     p50, p90, p99 = percentiles(list(compute), (50, 90, 99)) if compute else _printed(log)
     tokens = _tokens(log.get("shapes", {}))
@@ -127,20 +143,26 @@ def _record(name: str, files: list[Path]) -> TrtexecRecord:
 
 def _content(path: Path) -> str | list[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = _decoded(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not _ARRAY.match(text):
-        if "[I]" not in text and "&&&&" not in text:
+        if "TensorRT.trtexec" not in text and not _STATISTICS.search(text):
             raise InputError(f"{path}: neither times, a profile nor the messages of trtexec")
         return text
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON of trtexec ({error})") from error
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: wanted an array of objects, as trtexec exports them")
     return list(rows)
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, or what Windows' shells write into a file: a mark and UTF-16."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
 
 
 def _samples(path: Path, rows: list[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
@@ -167,13 +189,17 @@ def _layers(path: Path, rows: list[dict[str, Any]]) -> tuple[LayerTime, ...]:
 
 def _number(path: Path, row: dict[str, Any], name: str) -> float:
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise InputError(f"{path}: {name} is {value!r}, wanted milliseconds")
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise InputError(f"{path}: {name} is {value!r:.40}, wanted milliseconds")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError(f"{path}: {name} is {value!r:.40}…, wanted milliseconds") from error
 
 
 def _log(path: Path, text: str) -> dict[str, Any]:
     found: dict[str, Any] = {"printed": {}}
+    text = text[max(0, text.rfind(_RUN)) :]
     for kind, numbers in _STATISTICS.findall(text):
         found["printed"][kind] = {name: float(value) for name, value in _PAIR.findall(numbers)}
     if throughput := _THROUGHPUT.search(text):
@@ -200,8 +226,8 @@ def _parse_shapes(path: Path, text: str) -> dict[str, tuple[int, ...]]:
     found = {}
     for entry in text.split(","):
         name, _, sizes = entry.rpartition(":")
-        if not all(size.isdigit() for size in sizes.split("x")):
-            raise InputError(f"{path}: the shapes {entry!r} in its command cannot be read")
+        if not _SIZES.fullmatch(sizes):
+            raise InputError(f"{path}: the shapes {entry[:80]!r} in its command cannot be read")
         if name:
             found[name] = tuple(int(size) for size in sizes.split("x"))
     return found

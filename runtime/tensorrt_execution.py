@@ -38,9 +38,7 @@ class TensorrtExecution:
         self._trt, self._stream, self._profile = trt, stream, -1
         self._logger = error_logger(trt)
         self._runtime = started(trt, trt.Runtime, self._logger)
-        # The file's pages can be taken back while the engine is made of them; a copy of them could not.
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as serialized:
-            self._engine = self._runtime.deserialize_cuda_engine(serialized)
+        self._engine = _deserialized(self._runtime, file)
         if self._engine is None:
             reason = self._logger.errors[0] if self._logger.errors else "no reason given"
             raise InputError(f"{file}: {trt.__name__} {trt.__version__} cannot open this engine here: {reason[:300]}")
@@ -102,6 +100,15 @@ class TensorrtExecution:
     def _failure(self, what: str) -> EdgepressError:
         reason = f": {self._logger.errors[-1][:300]}" if self._logger.errors else ""
         return EdgepressError(f"TensorRT {what}{reason}")
+
+
+def _deserialized(runtime: Any, file: Path) -> Any:
+    """The file's pages can be taken back while the engine is made of them; a copy of them could not."""
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as serialized:
+            return runtime.deserialize_cuda_engine(serialized)
+    except (OSError, ValueError) as error:  # an empty file is a ValueError
+        raise InputError(f"{file}: cannot be read as an engine ({error}); build it again") from error
 
 
 def check_engine(engine: Any, layout: Layout, file: Path) -> None:

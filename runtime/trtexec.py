@@ -20,12 +20,17 @@ _HEAD = r"""#!/bin/sh
 # Afterwards, on any machine: edgepress engine read engines/trtexec-*/*.json engines/trtexec-*/*.log
 set -eu
 script=$(basename "$0")
+trtexec=$(command -v "${TRTEXEC:-trtexec}" || echo "${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}")
+case $trtexec in /*) ;; *) trtexec=$PWD/$trtexec ;; esac
 cd "$(dirname "$0")"
-trtexec=${TRTEXEC:-$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)}
-[ -x "$trtexec" ] || { echo "error: no trtexec; install TensorRT or set TRTEXEC" >&2; exit 2; }
+[ -x "$trtexec" ] || { echo "error: no trtexec at $trtexec; install TensorRT or set TRTEXEC" >&2; exit 2; }
+[ -f "$script" ] && [ -f model.onnx ] && [ -f model.onnx.data ] || {
+    echo "error: no model.onnx and model.onnx.data beside the script; run it as a file, in the export" >&2
+    exit 2
+}
 
 # One engine per graph, shapes, TensorRT, board and power mode.
-mode=$( (nvpmodel -q 2>/dev/null || true) | head -n 1)
+mode=$( (nvpmodel -q 2>/dev/null || true) | grep -i 'power mode' | head -n 1 || true)
 board=$(cat /proc/device-tree/model 2>/dev/null | tr -d '\0')
 [ -n "$board" ] || board=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null || true)
 version=$("$trtexec" --help 2>/dev/null | grep -o 'TensorRT v[0-9]*' | head -n 1 || true)
@@ -75,7 +80,8 @@ def build_script(layout: Layout, *, profiles: Profiles | None = None, low_memory
 
 def _timing(index: int, name: str, shapes: Mapping[str, Shapes]) -> str:
     run = [
-        f'"$trtexec" --loadEngine="$out/model.engine" --useProfile={index} --shapes={_shapes(shapes, 1)}',
+        f'rm -f "$out/{name}".*\n"$trtexec" --loadEngine="$out/model.engine" --useProfile={index}',
+        f"--shapes={_shapes(shapes, 1)}",
         "--warmUp=500 --duration=10 --iterations=100 --noDataTransfers --useSpinWait --percentile=50,90,99",
         f'--exportTimes="$out/{name}.times.json" --dumpProfile --exportProfile="$out/{name}.profile.json"',
         f'--separateProfileRun > "$out/{name}.log" 2>&1 || {{ tail -n 5 "$out/{name}.log" >&2; exit 1; }}',

@@ -17,8 +17,8 @@ _SIZES: dict[str, Any] = {
 
 
 def make_encoder_dir(kind: str, directory: Path) -> Path:
-    """Write ``bert``, ``roberta`` (classifiers), ``sentences`` (BERT without a head) or ``vit`` to a directory, with
-    weights that matter to the outputs.
+    """Write ``bert``, ``roberta`` (classifiers), ``sentences`` (BERT without a head), ``rms`` (Qwen3 without a head,
+    its stream far beyond float16's squares) or ``vit`` to a directory, with weights that matter to the outputs.
     """
     import torch
     import transformers
@@ -32,6 +32,11 @@ def make_encoder_dir(kind: str, directory: Path) -> Path:
     elif kind == "roberta":
         config = transformers.RobertaConfig(vocab_size=vocab, max_position_embeddings=66, type_vocab_size=1, **_SIZES)
         model = transformers.RobertaForSequenceClassification(config)
+    elif kind == "rms":
+        config = transformers.Qwen3Config(
+            vocab_size=vocab, max_position_embeddings=64, num_key_value_heads=2, head_dim=16, **_SIZES
+        )
+        model = transformers.Qwen3Model(config)
     else:
         config = transformers.BertConfig(vocab_size=vocab, max_position_embeddings=64, **_SIZES)
         headless = kind == "sentences"
@@ -44,6 +49,10 @@ def make_encoder_dir(kind: str, directory: Path) -> Path:
                 weight.add_(torch.randn_like(weight) * 0.05)
             if "layernorm" in name.lower() and name.endswith("weight"):
                 weight[3] *= 12  # a loud channel, as trained models have
+        if kind == "rms":
+            model.embed_tokens.weight.mul_(3000)
+            for layer in model.layers:
+                layer.mlp.gate_proj.weight.mul_(0.1)
     model.save_pretrained(directory)
     return directory
 

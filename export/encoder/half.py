@@ -1,9 +1,8 @@
 """A float32 graph → float16 throughout: strongly typed TensorRT computes in the types that it reads.
 
 Every float becomes float16, constants and casts included; inputs and outputs stay float32 behind a Cast, and so do
-norms between two: in a strongly typed network the type of what a norm reads decides in which its squares are summed
-(NvInfer.h on setComputePrecision), whatever its attribute ``stash_type`` says. Constants beyond float16, such as the
-mask's -3.4e38, are cut to ±60000, which a softmax takes as well and which a sum with a score cannot push to infinity.
+norms between two (:mod:`~edgepress.export.encoder.whole`). Constants beyond float16, such as the mask's -3.4e38, are
+cut to ±60000, which a softmax takes as well and which a sum with a score cannot push to infinity.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import numpy as np
 
 from edgepress.errors import InputError, require
 from edgepress.export.encoder.model import OnnxModel
+from edgepress.export.encoder.whole import keep_norms_whole
 
 LARGEST = 60000.0
 _FLOAT, _HALF = 1, 10  # TensorProto.DataType
 _FLOAT32_ONLY = {"Resize", "NonMaxSuppression", "Upsample"}
-_NORM = "LayerNormalization"
 
 
 def make_half(model: OnnxModel) -> None:
@@ -36,34 +35,11 @@ def make_half(model: OnnxModel) -> None:
                 _halve(attribute.t, helper)
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == _FLOAT:
                 attribute.i = _HALF
-    whole = _whole_norms(model)
+    whole = keep_norms_whole(model)
     for tensor in graph.initializer:
         if tensor.name not in whole:
             _halve(tensor, helper)
     _cast_ends(model)
-
-
-def _whole_norms(model: OnnxModel) -> set[str]:
-    """Put every norm between two casts; names of its constants, which are its own and stay float32."""
-    nodes, whole = list[Any](), set[str]()
-    for node in model.nodes:
-        if node.op_type != _NORM:
-            nodes.append(node)
-            continue
-        value, result = node.input[0], node.output[0]
-        nodes += [model.node("Cast", [value], f"{result}.whole_input", to=_FLOAT), node]
-        nodes.append(model.node("Cast", [f"{result}.whole"], result, to=_HALF))
-        nodes[-1].name = f"{result}.narrowed"  # the graph's last cast may be called what makes its output
-        node.input[0], node.output[0] = f"{result}.whole_input", f"{result}.whole"
-        for place, name in enumerate(node.input[1:], 1):
-            if name:
-                values, node.input[place] = model.values(name), f"{result}.whole_{place}"
-                if values is None:
-                    nodes.insert(-2, model.node("Cast", [name], node.input[place], to=_FLOAT))
-                else:
-                    whole.add(model.add(node.input[place], values))
-    model.replace_nodes(nodes)
-    return whole
 
 
 def _halve(tensor: Any, helper: Any) -> None:

@@ -53,6 +53,7 @@ def trace(directory: Path) -> Traced:
     architecture = _architecture(directory, config, transformers)
     with _quiet(transformers.logging):
         model = _load(directory, getattr(transformers, architecture))
+        model.config.use_cache = False  # keys and values of a decoder that is used as an encoder are no answer
         sample = _sample_inputs(model, torch)
         _refuse_language_model(directory, model)
         for weight in model.parameters():
@@ -141,8 +142,11 @@ def _dynamic(value: Any) -> range:
 
 
 def _tokens_limit(config: Any) -> int:
-    """Positions that the table has; RoBERTa counts from behind its padding id."""
-    limit = int(config.max_position_embeddings)
+    """Positions that the table has; RoBERTa counts from behind its padding id. T5, which has none, says what it saw."""
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if limit is None:
+        raise InputError(f"{config.model_type}: its config.json does not say how many positions it has")
+    limit = int(limit)
     return limit - config.pad_token_id - 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else limit
 
 

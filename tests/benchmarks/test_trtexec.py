@@ -88,6 +88,45 @@ def test_engines_in_several_folders_are_not_mixed(tmp_path: Path) -> None:
     ]
 
 
+def test_of_several_runs_in_a_log_the_last_one_counts_alone(tmp_path: Path) -> None:
+    run = "&&&& RUNNING TensorRT.trtexec [TensorRT v100300] # trtexec\n"
+    other = LOG.replace("412.5", "7.5").replace("1x512", "1x32")
+    (record,) = read_trtexec([write(tmp_path / "a.log", run + LOG + run + other)])
+    assert (record.throughput_per_s, record.tokens_per_iteration) == (7.5, 32)
+    failed = "&&&& FAILED TensorRT.trtexec [TensorRT v100300] # trtexec --shapes=input_ids:4x128\n"
+    file = write(tmp_path / "b.log", run + LOG + run + failed)
+    (record,) = read_trtexec([file])
+    assert (record.passed, record.compute_ms_p50, record.tokens_per_s) == (False, None, None)
+    assert "FAILED" in edgepress("engine", "read", file).out
+
+
+def test_names_keep_their_dots_and_folders_as_much_as_differs(tmp_path: Path) -> None:
+    files = []
+    for folder in ("a/e", "b/e"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("run-v1.0", "run-v1.1"):
+            files.append(write(tmp_path / folder / f"{name}.times.json", iterations(False)))
+    names = [record.name for record in read_trtexec(files)]
+    assert names == ["a/e/run-v1.0", "a/e/run-v1.1", "b/e/run-v1.0", "b/e/run-v1.1"]
+    again = write(tmp_path / "a" / "e" / "run-v1.0.json", iterations(False))
+    with pytest.raises(InputError, match=r"times of run-v1.0 for the second time"):
+        read_trtexec([files[0], again])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_windows_shells_write_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.log").write_bytes(LOG.replace("\n", "\r\n").encode(encoding))
+    (record,) = read_trtexec([tmp_path / "a.log"])
+    assert (record.tensorrt_version, record.throughput_per_s) == ("10.3.0", 412.5)
+
+
+def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
+    damaged = LOG.replace("median = 2.25", "median = -").replace("412.5", "..").replace("max = 3 ms", "max = 1.4e ms")
+    (record,) = read_trtexec([write(tmp_path / "a.log", damaged)])
+    assert (record.compute_ms_p50, record.throughput_per_s) == (None, None)
+    assert record.printed["GPU Compute Time"]["mean"] == 2.2
+
+
 def test_versions_before_ten_have_fewer_digits(tmp_path: Path) -> None:
     (record,) = read_trtexec([write(tmp_path / "a.log", LOG.replace("v100300", "v8502"))])
     assert record.tensorrt_version == "8.5.2"
@@ -107,6 +146,11 @@ def test_the_command_prints_a_document(tmp_path: Path) -> None:
         ([{"latencyMs": 1.0}], "no computeMs in it"),
         ([{"computeMs": "fast"}], "computeMs is 'fast', wanted milliseconds"),
         ([{"computeMs": 1.0}, {"x": 1}], "computeMs is None"),
+        ('[{"computeMs": Infinity}]', "computeMs is inf"),
+        ('[{"computeMs": 1' + "0" * 400 + "}]", "computeMs is 1000"),
+        ('[{"a": ' + "[" * 100_000, "cannot be read as JSON"),
+        ("[08/01/2025] [I] another tool", "neither times, a profile nor the messages of trtexec"),
+        (LOG.replace("1x512,", "1x\u00b2,"), "cannot be read"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path: Path, content: object, message: str) -> None:

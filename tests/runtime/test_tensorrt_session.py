@@ -26,7 +26,7 @@ from edgepress.runtime.tensorrt_board import build_here
 from edgepress.runtime.tensorrt_builder import profile_shapes
 from edgepress.runtime.tensorrt_decoder import DeviceDecoder, device_memory
 from edgepress.runtime.tensorrt_engines import engine_for, find_engines
-from edgepress.runtime.tensorrt_execution import TensorrtExecution
+from edgepress.runtime.tensorrt_execution import TensorrtExecution, _deserialized
 from edgepress.runtime.torch_reference import TorchSession
 
 CONTEXT = 64
@@ -187,6 +187,12 @@ def test_a_real_engine_that_cannot_be_opened_here_is_one_line(llama: Path) -> No
     built = build_here(llama / "tensorrt", library="tensorrt_rtx", target="sm86")
     with pytest.raises(InputError, match=r"tensorrt_rtx .* cannot open this engine here: .*(CUDA|Cuda)"):
         TensorrtExecution(tensorrt_rtx, built.path, read_layout(llama / "tensorrt").settled("tensorrt_rtx"), 0)
+
+
+def test_an_empty_engine_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.engine").touch()
+    with pytest.raises(InputError, match=r"model.engine: cannot be read as an engine .*; build it again"):
+        _deserialized(None, tmp_path / "model.engine")
 
 
 def test_a_directory_without_engines_has_none_for_tensorrt(tmp_path: Path) -> None:

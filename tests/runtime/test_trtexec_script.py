@@ -75,12 +75,62 @@ def test_the_script_builds_times_and_keeps_nothing_of_a_failure(exported: Path, 
     calls = [line for line in (tmp_path / "calls").read_text("utf-8").splitlines() if line != "--help"]
     options = {word.partition("=")[0] for call in calls for word in call.split() if word.startswith("--")}
     assert options <= TRTEXEC_OPTIONS
-    assert "--skipInference" in calls[0]
+    assert {"--skipInference", "--noTF32", "--stronglyTyped"} <= set(calls[0].split())
     engines = list((exported / "engines").glob("trtexec-*/model.engine"))
     assert len(engines) == (code == 0)
     if code == 0:
         assert "--loadEngine=" in calls[1]
         assert "--exportTimes=" in calls[1]
+        assert "--useProfile=0" in calls[1].split()
+
+
+def test_power_modes_have_engines_and_timings_of_their_own(exported: Path, tmp_path: Path) -> None:
+    """nvpmodel says other things before the mode, such as the fan's."""
+    edgepress("engine", "script", exported)
+    for name, body in (
+        ("trtexec", 'for a; do case $a in --saveEngine=* | --timingCacheFile=*) echo x > "${a#*=}";; esac; done'),
+        ("nvpmodel", 'echo "NV Fan Mode:quiet"; echo "NV Power Mode: $MODE"; echo 0'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    for mode in ("15W", "MAXN", "15W"):
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "MODE": mode, "TRTEXEC": "trtexec"}
+        subprocess.run([exported / "build_engine.sh"], env=environment, check=True, capture_output=True)
+    assert len(list((exported / "engines").glob("trtexec-*"))) == 2
+    assert len(list((exported / "engines" / "timing").glob("*.cache"))) == 2
+
+
+def test_what_an_earlier_run_timed_does_not_outlive_a_failure(exported: Path, tmp_path: Path) -> None:
+    edgepress("engine", "script", exported)
+    trtexec = tmp_path / "trtexec"
+    body = 'for a; do case $a in --saveEngine=* | --exportTimes=*) echo x > "${a#*=}";; esac; done'
+    codes = []
+    for fails in (False, True):
+        program = "case $* in *--loadEngine=*) exit 1;; esac" if fails else body
+        trtexec.write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
+        trtexec.chmod(0o755)
+        done = subprocess.run(
+            ["./build_engine.sh"], cwd=exported, env={"PATH": "/usr/bin:/bin", "TRTEXEC": str(trtexec)}, check=False
+        )
+        codes.append(done.returncode)
+        assert len(list((exported / "engines").glob("trtexec-*/*.times.json"))) == (not fails)
+    assert codes == [0, 1]
+
+
+def test_a_directory_is_no_script(exported: Path, tmp_path: Path) -> None:
+    assert "a directory; name the script" in edgepress("engine", "script", exported, "-o", tmp_path).error()
+
+
+def test_a_script_without_its_export_says_so(exported: Path, tmp_path: Path) -> None:
+    edgepress("engine", "script", exported)
+    (tmp_path / "build_engine.sh").write_bytes((exported / "build_engine.sh").read_bytes())
+    for called, says in (("/bin/true", "no model.onnx"), ("none", "no trtexec at ")):
+        done = subprocess.run(
+            ["sh", tmp_path / "build_engine.sh"], env={"PATH": "/usr/bin:/bin", "TRTEXEC": called},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert says in done.stderr
 
 
 def test_the_script_keeps_engines_of_other_shapes_apart_wherever_it_is_called_from(

@@ -46,5 +46,7 @@ def encoder(
         print_json({"out": str(final), "bytes": tree_bytes(final), "export": record})
         return
     print(f"{final}  {tree_bytes(final)} bytes, {len(record.quantized)} linears on int8")
+    if not record.fidelity:
+        print("nothing says how far its outputs moved: give --calibration to judge it by")
     for name, found in record.fidelity.items():
         print(f"{name}: cosine to float32 {found.cosine_mean:.5f} (least {found.cosine_min:.5f})")

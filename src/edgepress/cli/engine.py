@@ -9,6 +9,7 @@ import typer
 
 from edgepress.cli.app import Json, app, print_json
 from edgepress.cli.profiles import ProfileChoice, chosen_profiles
+from edgepress.errors import InputError
 
 engine_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(engine_app, name="engine", help="TensorRT engines: build, script, read.")
@@ -73,6 +74,8 @@ def script(
     from edgepress.runtime.trtexec import build_script
 
     path = out or directory / "build_engine.sh"
+    if path.is_dir():
+        raise InputError(f"{path}: a directory; name the script to write, such as {path / 'build_engine.sh'}")
     text = build_script(read_any_layout(directory), profiles=chosen_profiles(profiles), low_memory=low_memory)
     write_atomically(path, text)
     path.chmod(0o755)
@@ -94,8 +97,13 @@ def read(
         return
     for record in records:
         rows = [("profile", record.name), ("TensorRT", record.tensorrt_version or "not told")]
+        if record.passed is False:
+            rows.append(("run", "FAILED"))
         if record.compute_ms_p50 is not None:
-            rows.append(("compute, median", f"{record.compute_ms_p50:.3f} ms of {len(record.samples_compute_ms)}"))
+            samples = len(record.samples_compute_ms)
+            rows.append(
+                ("compute, median", f"{record.compute_ms_p50:.3f} ms {f'of {samples}' if samples else 'as printed'}")
+            )
         if record.tokens_per_s is not None:
             rows.append(("tokens per second", f"{record.tokens_per_s:.1f}"))
         slowest = sorted(record.layers, key=lambda layer: -layer.average_ms)[:3]

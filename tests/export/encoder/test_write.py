@@ -15,6 +15,7 @@ import transformers
 from commands import edgepress
 from encoders import calibration_for, make_encoder_dir
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgepress.errors import InputError
 from edgepress.export.encoder.write import EncoderExport, export_encoder
@@ -129,6 +130,21 @@ def test_float_weights_need_no_calibration(tmp_path: Path) -> None:
     del feeds["token_type_ids"]
     wanted = torch_logits(student, feeds)
     assert np.abs(run(out, feeds) - wanted).max() < 5e-3 * np.abs(wanted).max()
+
+
+def test_an_rms_norm_sums_squares_beyond_float16(tmp_path: Path) -> None:
+    """By ONNX's own evaluator, which computes in the types that the graph declares, as a strongly typed engine does."""
+    student, out = make_encoder_dir("rms", tmp_path / "student"), tmp_path / "out"
+    out.mkdir()
+    export_encoder(student, out, calibration=None, weights="float")
+    feeds = inputs_of("bert", 2)
+    del feeds["token_type_ids"]
+    feeds["attention_mask"][:] = 1
+    model = transformers.Qwen3Model.from_pretrained(student).eval()
+    with torch.no_grad():
+        wanted = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).last_hidden_state.numpy()
+    found = ReferenceEvaluator(str(out / "model.onnx")).run(["last_hidden_state"], feeds)[0]
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("weights", ["int8", "float"])
