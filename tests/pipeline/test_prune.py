@@ -205,6 +205,7 @@ def test_a_layer_that_is_trained_has_a_least_width_of_its_own(
 ) -> None:
     """Were it all of an even cut, and next to nothing elsewhere, there would be no other width there."""
     monkeypatch.setattr(losses, "_LEAST_OF_TRAINED", 1.0)
+    monkeypatch.setattr(losses, "_LEAST_OF_DEEP_CUT", 1.0)
     monkeypatch.setattr(losses, "_LEAST", 0.1)
     press(student, tmp_path / "out", recipe(PruneFfn(keep=0.5, multiple_of=4, **fields)), ("onnx",))
     assert (len({layer.ffn for layer in Checkpoint(tmp_path / "out" / "checkpoint").spec.layers}) == 1) == even
