@@ -95,8 +95,7 @@ def export_encoder(
         InputError: not an encoder, no calibration for int8, or inputs that do not fit.
         ParityError: the graph or the shipped file does not answer as the model does.
     """
-    if calibration is None and weights == "int8":
-        raise InputError("int8 inputs need static scales: give --calibration, a text of lines or an .npz of inputs")
+    check_calibrated(calibration, weights)
     traced = trace(directory)
     fitted, judged = _inputs(calibration, directory, traced, samples)
     model = OnnxModel(traced.proto)
@@ -125,6 +124,16 @@ def export_encoder(
     )
     (out / ENCODER_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     return record
+
+
+def check_calibrated(calibration: Path | None, weights: Weights) -> None:
+    """Refuse int8 without inputs to choose its scales by.
+
+    Raises:
+        InputError: what is missing.
+    """
+    if calibration is None and weights == "int8":
+        raise InputError("int8 inputs need static scales: give --calibration, a text of lines or an .npz of inputs")
 
 
 def _copy_companions(directory: Path, out: Path) -> None:

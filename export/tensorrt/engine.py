@@ -131,20 +131,24 @@ def build_engine(directory: Path, capability: str) -> EngineRecord:
     start = time.perf_counter()
     engine = serialized_engine(trt, directory / MODEL_FILE, layout, configure)
     seconds = time.perf_counter() - start
+    facts = {**sources, "version": trt.__version__, "profiles": layout.profiles, "build_seconds": round(seconds, 3)}
+    record = _write(folder, engine, capability, facts)
+    say(f"engine for {capability}: {record.engine_bytes} bytes in {seconds:.1f} s; not run, no GPU was asked for")
+    return record
+
+
+def _write(folder: Path, engine: Any, capability: str, facts: dict[str, Any]) -> EngineRecord:
+    """An engine and its record, both or neither."""
     with atomic_directory(folder) as working:
         (working / ENGINE_FILE).write_bytes(engine)
         record = EngineRecord(
-            **sources,
-            version=trt.__version__,
+            **facts,
             compute_capability=capability,
-            profiles=layout.profiles,
             engine_sha256=sha256_file(working / ENGINE_FILE),
             engine_bytes=(working / ENGINE_FILE).stat().st_size,
-            build_seconds=round(seconds, 3),
-            runtime_cache=RuntimeCachePlan(compute_capability=capability, version_at_least=trt.__version__),
+            runtime_cache=RuntimeCachePlan(compute_capability=capability, version_at_least=facts["version"]),
         )
         (working / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    say(f"engine for {capability}: {record.engine_bytes} bytes in {seconds:.1f} s; not run, no GPU was asked for")
     return record
 
 

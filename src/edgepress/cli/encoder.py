@@ -30,13 +30,16 @@ def encoder(
 ) -> None:
     """An encoder or classifier as an INT8 graph for TensorRT and ONNX Runtime, into OUT/tensorrt."""
     from edgepress.artifact.files import atomic_directory, tree_bytes
-    from edgepress.export.encoder.write import DTYPES, WEIGHTS, export_encoder
+    from edgepress.export.encoder.write import DTYPES, WEIGHTS, check_calibrated, export_encoder
     from edgepress.pipeline.stages import Output
 
     chosen = next((name for name in WEIGHTS if name == weights), None)
     floats = next((name for name in DTYPES if name == dtype), None)
     if chosen is None or floats is None:
         raise InputError(f"--weights {weights} --dtype {dtype}: wanted int8 or float, and float16 or float32")
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory; give a Hugging Face directory")
+    check_calibrated(calibration, chosen)  # before OUT is made
     final = out / "tensorrt"
     with Output(out).claim(), atomic_directory(final) as working:
         record = export_encoder(

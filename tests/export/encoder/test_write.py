@@ -174,7 +174,8 @@ def test_int8_without_calibration_is_refused(tmp_path: Path) -> None:
     student = make_encoder_dir("bert", tmp_path / "student")
     message = edgepress("encoder", student, "-o", tmp_path / "out").error()
     assert "--calibration" in message
-    assert not (tmp_path / "out" / "tensorrt").exists()
+    assert "no such directory" in edgepress("encoder", tmp_path / "none", "-o", tmp_path / "out").error()
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_few_inputs_to_keep_one_as_a_judge_are_refused(tmp_path: Path) -> None:
