@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.distill.config import Loss
+from edgepress.compress.distill.half_logits import to_gradient
 from edgepress.compress.distill.losses import jsd, kl, reverse_kl
 from edgepress.compress.distill.precision import multiplying
 from edgepress.compress.distill.sparse_kl import sparse_kl
 from edgepress.compress.distill.teacher_cache import TeacherCache
+from edgepress.compress.distill.through_head import LossOfHalves
 from edgepress.compress.distill.top_k import TopK
 
 States = tuple[torch.Tensor, ...]
@@ -32,6 +34,10 @@ class Batch(Protocol):
 
     def divergence(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
         """Weighted divergences of the student's logits, (rows, vocabulary), at some of the learned tokens, (rows,)."""
+
+    @property
+    def of_halves(self) -> LossOfHalves | None:
+        """The same from logits that are halves, where it is known how."""
 
 
 class Targets(Protocol):
@@ -51,6 +57,7 @@ class TextOnly:
     """No teacher: the text's own tokens are all there is to learn."""
 
     states: States = ()
+    of_halves = None
 
     def batch(self, windows: NDArray[np.intp], tokens: torch.Tensor, learned: torch.Tensor) -> Batch:
         """See :class:`Targets`."""
@@ -84,8 +91,17 @@ class _CachedBatch:
         self._top_k, self._loss = top_k, loss
 
     def divergence(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
-        ids, log_probs, log_tail = (part[rows] for part in self._top_k)
-        return self._loss.kl * sparse_kl(logits, ids, log_probs, log_tail, self._loss.temperature)
+        return self._loss.kl * sparse_kl(logits, *self._at(rows), self._loss.temperature)
+
+    @property
+    def of_halves(self) -> LossOfHalves | None:
+        return self._of_halves if self._top_k.ids.device.type == "cpu" else None
+
+    def _of_halves(self, logits: torch.Tensor, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> float:
+        return to_gradient(logits, hidden, head, self._at(rows), self._loss.temperature, self._loss.kl)
+
+    def _at(self, rows: slice) -> TopK:
+        return TopK(*(part[rows] for part in self._top_k))
 
 
 class TeacherAlongside:
@@ -112,6 +128,8 @@ class TeacherAlongside:
 
 
 class _LiveBatch:
+    of_halves = None
+
     def __init__(self, final: torch.Tensor, head: torch.Tensor, states: States, loss: Loss, in_bfloat16: bool) -> None:
         self._final, self._head, self.states, self._loss = final, head, states, loss
         self._in_bfloat16 = in_bfloat16

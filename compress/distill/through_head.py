@@ -5,27 +5,41 @@
 The logits of a token are 200 kB for a vocabulary of 49152. They are computed for a few tokens at a time, and the
 gradients with respect to h and B at once with them, so that nothing of that size waits for the backward pass.
 
-The head is most of a small student's work. Logits are never rounded to bfloat16, where one of 20 is off by 0.06; the
-factors of which they are sums may be, which moves them by some thousandths. Their gradient is not large beside
-anything, so that its two products may be in bfloat16, summed in float32. A head that is frozen gets no gradient, and
-its product is not made.
+The head is most of a small student's work. Where products are in bfloat16, logits are rounded to it only by losses that
+know which ones to make again (:mod:`~edgepress.compress.distill.half_logits`): one of 20 is off by 0.06 then. For all
+others the factors of which logits are sums are rounded, which moves them by some thousandths. Their gradient is not
+large beside anything, so that its two products may be in bfloat16, summed in float32. A head that is frozen gets no
+gradient, and its product is not made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 
 _LOGIT_BYTES_AT_ONCE = 100e6
+_Sum = float | torch.Tensor
 LossOfLogits = Callable[[torch.Tensor, slice], torch.Tensor]
 
 
+class LossOfHalves(Protocol):
+    """A loss of logits that are halves."""
+
+    def __call__(self, logits: torch.Tensor, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> float:
+        """The sum over some tokens, whose ``logits``, bfloat16, become its gradient."""
+
+
 def mean_loss(
-    hidden: torch.Tensor, head: torch.Tensor, loss: LossOfLogits, *, in_bfloat16: bool = False
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    loss: LossOfLogits,
+    *,
+    in_bfloat16: bool = False,
+    of_halves: LossOfHalves | None = None,
 ) -> torch.Tensor:
     """The mean loss over tokens, a scalar that is differentiable in ``hidden`` and ``head``.
 
@@ -34,16 +48,45 @@ def mean_loss(
         head: (vocabulary, hidden).
         loss: (logits of some tokens, float32 or float64, which tokens) → loss of each, (those tokens,).
         in_bfloat16: multiply in bfloat16, where the processor does so natively in the case of the logits.
+        of_halves: the same loss, taken in its place where products are in bfloat16.
     """
-    mean: torch.Tensor = _MeanLoss.apply(hidden, head, loss, in_bfloat16)
+    part = _OfHalves(of_halves) if in_bfloat16 and of_halves else _OfLogits(loss, in_bfloat16)
+    mean: torch.Tensor = _MeanLoss.apply(hidden, head, part, in_bfloat16)
     return mean
+
+
+class _Part(Protocol):
+    def __call__(self, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> tuple[_Sum, torch.Tensor]:
+        """The sum of some tokens' losses and its gradient by their logits."""
+
+
+class _OfLogits:
+    def __init__(self, loss: LossOfLogits, in_bfloat16: bool) -> None:
+        self._loss, self._in_bfloat16 = loss, in_bfloat16
+
+    def __call__(self, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> tuple[_Sum, torch.Tensor]:
+        with bfloat16_products(self._in_bfloat16):
+            logits = hidden[rows] @ head.T
+        leaf = (logits if logits.dtype == torch.float64 else logits.float()).requires_grad_(True)
+        with torch.enable_grad():
+            total = self._loss(leaf, rows).sum(dtype=torch.float64)
+        return total.detach(), torch.autograd.grad(total, leaf)[0]
+
+
+class _OfHalves:
+    def __init__(self, loss: LossOfHalves) -> None:
+        self._loss = loss
+        self._halves: tuple[torch.Tensor, ...] = ()
+
+    def __call__(self, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> tuple[_Sum, torch.Tensor]:
+        states, columns = self._halves = self._halves or (hidden.bfloat16(), head.bfloat16())
+        logits = states[rows] @ columns.T
+        return self._loss(logits, hidden[rows], head, rows), logits
 
 
 class _MeanLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, loss: LossOfLogits, in_bfloat16: bool
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, part: _Part, in_bfloat16: bool) -> torch.Tensor:
         of_hidden = torch.empty_like(hidden)
         of_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
         back = _Products(hidden, head, in_bfloat16)
@@ -51,9 +94,7 @@ class _MeanLoss(torch.autograd.Function):
         each = max(1, int(_LOGIT_BYTES_AT_ONCE / (len(head) * head.element_size())))
         for start in range(0, len(hidden), each):
             rows = slice(start, min(start + each, len(hidden)))
-            with bfloat16_products(in_bfloat16):
-                logits = hidden[rows] @ head.T
-            value, gradient = _with_gradient(logits, loss, rows)
+            value, gradient = part(hidden, head, rows)
             total += value
             back.add(gradient, rows, of_hidden, of_head)
         ctx.save_for_backward(of_hidden.div_(len(hidden)), None if of_head is None else of_head.div_(len(hidden)))
@@ -78,11 +119,3 @@ class _Products:
         of_hidden[rows] = narrow @ self._head
         if of_head is not None:
             of_head += narrow.T @ self._hidden[rows]
-
-
-def _with_gradient(logits: torch.Tensor, loss: LossOfLogits, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of the tokens' losses, float64, and its gradient with respect to the logits."""
-    leaf = (logits if logits.dtype == torch.float64 else logits.float()).requires_grad_(True)
-    with torch.enable_grad():
-        total = loss(leaf, rows).sum(dtype=torch.float64)
-    return total.detach(), torch.autograd.grad(total, leaf)[0]

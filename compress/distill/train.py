@@ -167,8 +167,8 @@ class Trainer:
         hidden, labels = output.last_hidden_state.float()[:, :-1][learned], tokens[:, 1:][learned]
         loss = torch.zeros((), device=self._device)
         if self._loss.of_logits:
-            head, of_logits = self._student.lm_head.weight, self._of_logits(batch, labels)
-            loss = mean_loss(hidden, head, of_logits, in_bfloat16=narrow)
+            head, halves = self._student.lm_head.weight, None if self._loss.hard_labels else batch.of_halves
+            loss = mean_loss(hidden, head, self._of_logits(batch, labels), in_bfloat16=narrow, of_halves=halves)
         if weight := self._loss.hidden * hidden_weight(number, self._training.steps):
             ours = [state.float()[:, :-1] for state in output.hidden_states[1:]]
             theirs = [state[:, :-1] for state in batch.states]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.compress.quantize.compiled import compiled, in_bands
+from edgepress.compress.compiled import compiled, in_bands
 from edgepress.compress.quantize.gptaq.grid import Grid
 
 _Array = NDArray[np.float32]

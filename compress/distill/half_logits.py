@@ -1,0 +1,154 @@
+"""The divergence of a teacher's top k from a student's logits that are halves, and its gradient in their place.
+
+    L, ∂L/∂z    as in :mod:`~edgepress.compress.distill.sparse_kl`
+    z_i = h · B_i, float32, in the top k          z_j = bfloat16(h · B_j) outside of it
+
+A logit near 20 is off by up to 0.06 as a half. In the top k, where the teacher has nearly all of its probability, that
+would be noise in what is learned, so that these are multiplied once more. Outside there is one number to match, the
+sum of thousands, in which the roundings cancel; each of them scales its own token's small gradient by some percent.
+
+Products that end in halves take half the time of those that end in float32 where a processor has bfloat16 dot products
+and no tiles, and a row of them fits the innermost caches: three walks in one of which the exponentials are taken, in
+place of some eight through memory.
+
+A power of two is 2^n p(f) with n whole, f in [-1/2, 1/2] and p the polynomial of degree five of Taylor's series at 0,
+off by 3e-6 of itself at most.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgepress.compress.compiled import compiled_in_any_order, in_bands
+from edgepress.compress.distill.top_k import TopK
+
+_LOWEST = np.uint16(0xF149)  # -1e30: as good as minus infinity, and no trouble when it is scaled or taken from itself
+_PER_E = 1 / math.log(2)
+_C1, _C2, _C3, _C4, _C5 = (np.float32(math.log(2) ** power / math.factorial(power)) for power in range(1, 6))
+
+
+def to_gradient(
+    logits: torch.Tensor,
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    teacher: TopK,
+    temperature: float = 1.0,
+    weight: float = 1.0,
+) -> float:
+    """The sum of the tokens' divergences; ``logits`` become its gradient.
+
+    Args:
+        logits: bfloat16 on the CPU, (tokens, vocabulary), contiguous; the gradient when this returns.
+        hidden: what they are of, float32, (tokens, hidden).
+        head: the other factor, float32, (vocabulary, hidden).
+        teacher: its distributions at the temperature.
+        temperature: T.
+        weight: of the sum and its gradient.
+    """
+    states, rows, log_probs, log_tail = (
+        part.detach().float().contiguous().numpy() for part in (hidden, head, teacher.log_probs, teacher.log_tail)
+    )
+    halves, ids = logits.view(torch.uint16).numpy(), teacher.ids.contiguous().numpy()
+    losses = np.empty(len(states), np.float64)
+    targets = (ids, log_probs, log_tail, temperature, weight)
+    in_bands(lambda start, stop: _rows(start, stop, halves, states, rows, *targets, losses), len(states))
+    return float(losses.sum())
+
+
+@compiled_in_any_order
+def _rows(
+    start: int,
+    stop: int,
+    halves: NDArray[np.uint16],
+    hidden: NDArray[np.float32],
+    head: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    log_probs: NDArray[np.float32],
+    log_tail: NDArray[np.float32],
+    temperature: float,
+    weight: float,
+    losses: NDArray[np.float64],
+) -> None:
+    """Of some tokens; everything else as in ``to_gradient``, ``halves`` being the bits of the logits."""
+    powers, top = np.empty(halves.shape[1], np.float32), np.empty(ids.shape[1], np.float64)
+    for row in range(start, stop):
+        for place in range(len(top)):
+            top[place] = _dot(hidden[row], head[ids[row, place]]) / temperature
+            halves[row, ids[row, place]] = _LOWEST
+        largest = _largest(halves[row]) / temperature
+        total = _powers(halves[row], np.float32(_PER_E / temperature), np.float32(largest * _PER_E), powers)
+        log_rest = largest + math.log(total)
+        log_sum = _log_sum(top, log_rest)
+        tail = math.exp(log_tail[row])
+        loss = tail * (log_tail[row] - log_rest + log_sum) if tail > 0 else 0.0
+        factor = math.exp(largest - log_sum) - (tail / total if tail > 0 else 0.0)
+        _narrow(powers, np.float32(temperature * weight * factor), halves[row])
+        for place in range(len(top)):
+            p, log_q = math.exp(log_probs[row, place]), top[place] - log_sum
+            loss += p * (log_probs[row, place] - log_q) if p > 0 else 0.0
+            halves[row, ids[row, place]] = _half(np.float32(temperature * weight * (math.exp(log_q) - p)))
+        losses[row] = temperature**2 * weight * loss
+
+
+@compiled_in_any_order
+def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    total = np.float32(0)
+    for place in range(len(one)):
+        total += one[place] * other[place]
+    return float(total)
+
+
+@compiled_in_any_order
+def _log_sum(top: NDArray[np.float64], log_rest: float) -> float:
+    """log(Σ exp top + exp log_rest)."""
+    largest, total = max(top.max(), log_rest), 0.0
+    for value in top:
+        total += math.exp(value - largest)
+    return float(largest + math.log(total + math.exp(log_rest - largest)))
+
+
+@compiled_in_any_order
+def _largest(halves: NDArray[np.uint16]) -> float:
+    """As whole numbers, of which the largest is found many at a time: negative ones have their other bits turned."""
+    largest = np.int32(-0x8000)
+    for bits in halves:
+        signed = np.int32(np.int16(bits))
+        largest = max(largest, np.int32(signed ^ ((signed >> 15) & 0x7FFF)))
+    turned = largest ^ ((largest >> 15) & 0x7FFF)
+    return float(np.uint32(np.uint32(turned) << 16).view(np.float32))
+
+
+@compiled_in_any_order
+def _powers(
+    halves: NDArray[np.uint16], scale: np.float32, shift: np.float32, powers: NDArray[np.float32]
+) -> np.float32:
+    """2^(scale · z - shift), which is at most 1, of each; returns their sum."""
+    total = np.float32(0)
+    for place in range(len(halves)):
+        value = np.uint32(np.uint32(halves[place]) << 16).view(np.float32)
+        exponent = max(value * scale - shift, np.float32(-126))
+        whole = np.int32(exponent - np.float32(0.5))
+        part = exponent - np.float32(whole)
+        series = np.float32(1) + part * (_C1 + part * (_C2 + part * (_C3 + part * (_C4 + part * _C5))))
+        power = np.int32((whole + 127) << 23).view(np.float32) * series
+        powers[place] = power
+        total += power
+    return total
+
+
+@compiled_in_any_order
+def _narrow(values: NDArray[np.float32], factor: np.float32, halves: NDArray[np.uint16]) -> None:
+    """The bits of factor · value as a half."""
+    for place in range(len(values)):
+        halves[place] = _half(np.float32(values[place] * factor))
+
+
+@compiled_in_any_order
+def _half(value: np.float32) -> np.uint16:
+    """To the nearest, of two the even one."""
+    bits = np.float32(value).view(np.uint32)
+    return np.uint16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
