@@ -14,6 +14,8 @@ from one_core import one_core  # noqa: F401
 from own_cache import own_cache  # noqa: F401
 from tiny_models import make_model_dir
 
+from edgepress.compress.distill import targets as targets_module
+from edgepress.compress.distill import train
 from edgepress.compress.distill.config import Loss, Training, check_loss
 from edgepress.compress.distill.held_out import HeldOut, HeldOutWords
 from edgepress.compress.distill.targets import CachedTargets, Targets, TeacherAlongside, TextOnly
@@ -113,6 +115,21 @@ def test_a_cache_of_everything_is_the_teacher_alongside(teacher: Student, studen
     cache = TeacherCache(teacher, text().tokens, teacher.spec.vocab)
     found = losses(teacher, student, loss, TRAINING, CachedTargets(cache, loss))
     assert found == pytest.approx(losses(teacher, student, loss), rel=2e-3)
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_with_bfloat16_products_a_cached_top_k_is_learned_from_halves_and_nearly_as_well(
+    teacher: Student, student: Student, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Loss(kl=0.7, temperature=temperature)
+    targets = CachedTargets(TeacherCache(teacher, text().tokens, 8), loss)
+    exact = losses(teacher, student, loss, TRAINING, targets)
+    monkeypatch.setattr(train, "in_bfloat16", lambda training, device: True)
+    monkeypatch.setattr(targets_module, "sparse_kl", lambda *arguments: pytest.fail("halves were wanted"))
+    found = losses(teacher, student, loss, TRAINING, targets)
+    assert found != exact
+    assert found == pytest.approx(exact, rel=5e-3)
     assert found[-1] < found[0]
 
 
