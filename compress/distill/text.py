@@ -1,9 +1,8 @@
-"""Text to train on: files cut into windows of tokens, with a mask of the tokens that are to be learned.
+"""Text to train on: documents cut into windows of tokens, with a mask of the tokens that are to be learned.
 
-    *.txt                   one document, all of it learned
-    *.jsonl {"text"}        a document a line, all of it learned
-    *.jsonl {"messages"}    a conversation a line, in the tokenizer's chat template; learned are the assistant's words
-                            and the token that ends them
+    a text                  all of it is learned
+    a conversation          in the tokenizer's chat template; learned are the assistant's words and the token that ends
+                            them
 
 Documents are packed end to end, so that no window holds padding: a window may begin within one document and end within
 another, and attention sees both. After a document of text comes the token that ends an answer, where there is one.
@@ -12,18 +11,14 @@ another, and attention sees both. After a document of text comes the token that 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.artifact.files import sha256_file
 from edgepress.compress.calibrate.overlap import refuse_overlap
-from edgepress.compress.calibrate.tokens import read_text, require_file
+from edgepress.compress.distill.documents import Entry, documents_digest, entries, require_documents
 from edgepress.errors import InputError
 from edgepress.runtime.text import TextCodec
 
@@ -65,8 +60,9 @@ def read_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> Text:
     tokens: list[int] = []
     learned: list[bool] = []
     for name in files:
-        require_file("text", name)
-        for document in _documents(codec, Path(name)):
+        require_documents("text", name)
+        for entry in entries(name):
+            document = _document(codec, entry)
             tokens += document.tokens
             learned += document.learned
     count = len(tokens) // length
@@ -110,48 +106,20 @@ def held_out_windows(codec: TextCodec, files: tuple[str, ...], training: tuple[s
         InputError: as :func:`read_windows`, or they share a run of words with the training text.
     """
     text = read_windows(codec, files, length)
-    refuse_overlap([_words(name) for name in training], [_words(name) for name in files], "hold out part of one text")
+    trained, judged = ([entry.words for name in names for entry in entries(name)] for names in (training, files))
+    refuse_overlap(trained, judged, "hold out part of one text")
     return draw(text, max(2, _HELD_OUT_TOKENS // length))
 
 
 def text_digest(files: tuple[str, ...]) -> str:
     """Changes with the content of any file, and with how it is cut."""
-    return hashlib.sha256(repr((_VERSION, [sha256_file(Path(name)) for name in files])).encode()).hexdigest()
+    return hashlib.sha256(repr((_VERSION, [documents_digest(name) for name in files])).encode()).hexdigest()
 
 
-def _documents(codec: TextCodec, path: Path) -> Iterator[Document]:
-    if path.suffix != ".jsonl":
-        yield _plain(codec, read_text(path), end=False)
-        return
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            yield _from_line(codec, line, f"{path}:{number}")
-
-
-def _from_line(codec: TextCodec, line: str, where: str) -> Document:
-    entry = _entry(line, where)
-    if "messages" in entry:
-        return conversation(codec, entry["messages"], where)
-    return _plain(codec, entry["text"], end=True)
-
-
-def _entry(line: str, where: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-        json.dumps(entry, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})") from error
-    if isinstance(entry, dict):
-        messages = entry.get("messages")
-        if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-            return entry
-        if messages is None and isinstance(entry.get("text"), str):
-            return entry
-    raise InputError(f'{where}: wanted {{"text": "…"}} or {{"messages": [{{"role": "…", "content": "…"}}, …]}}')
-
-
-def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+def _document(codec: TextCodec, entry: Entry) -> Document:
+    if entry.messages:
+        return conversation(codec, entry.messages, entry.where)
+    return _plain(codec, entry.text, end=entry.ends)
 
 
 def _plain(codec: TextCodec, text: str, *, end: bool) -> Document:
@@ -204,17 +172,3 @@ def _append_answer(document: Document, codec: TextCodec, answer: str) -> None:
     length = ends[0] + 1 if ends else len(tokens)
     _append(document, tokens[:length], learned=True)
     _append(document, tokens[length:], learned=False)
-
-
-def _words(name: str) -> str:
-    """The words of a file, without JSON around them and without system messages, which conversations have in common."""
-    text = read_text(Path(name))
-    if not name.endswith(".jsonl"):
-        return text
-    entries = [json.loads(line) for line in text.split("\n") if line.strip()]
-    return "\n".join(
-        entry["text"]
-        if "text" in entry
-        else "\n".join(message["content"] for message in entry["messages"] if message["role"] != "system")
-        for entry in entries
-    )

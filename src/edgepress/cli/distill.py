@@ -17,7 +17,10 @@ TeacherName = Annotated[
     typer.Option("--teacher", "-t", help="The model to learn from, named like a STUDENT; default: the text alone."),
 ]
 Texts = Annotated[
-    list[str], typer.Option("--text", help="Text file, or JSONL of {text} or {messages}; may be given more than once.")
+    list[str],
+    typer.Option(
+        "--text", help="Text file, JSONL of {text} or {messages}, or a dataset's folder; may be given more than once."
+    ),
 ]
 Sizes = Annotated[
     Path | None, typer.Option("--start", help="JSON of sizes: a smaller student that starts from the teacher.")
