@@ -35,7 +35,7 @@ from edgepress.progress import say, silence
 from edgepress.runtime.text import TextCodec
 
 _CALIBRATION_WINDOWS = 32
-_VERSION = 4
+_VERSION = 5
 
 
 def distill(teacher: Student | None, student: Student | None, job: Job, out: Path) -> TrainingRecord | None:

@@ -25,7 +25,7 @@ from edgepress.progress import say
 from edgepress.recipe import ExportTarget, Recipe
 
 _PRUNED, _DISTILLED = "pruned-{place}", "distilled-{place}"
-_HEALED_VERSION = 3
+_HEALED_VERSION = 4
 
 
 def plan_before(student: Student, recipe: Recipe, targets: tuple[ExportTarget, ...]) -> RunPlan:
