@@ -1,18 +1,19 @@
-"""The divergence of a teacher's top k from a student's logits that are halves, and its gradient in their place.
+"""Logits that are halves but for those that count: a student's against a cached top k, and a teacher's for the cache.
 
-    L, ∂L/∂z    as in :mod:`~edgepress.compress.distill.sparse_kl`
     z_i = h · B_i, float32, in the top k          z_j = bfloat16(h · B_j) outside of it
 
-A logit near 20 is off by up to 0.06 as a half. In the top k, where the teacher has nearly all of its probability, that
-would be noise in what is learned, so that these are multiplied once more. Outside there is one number to match, the
-sum of thousands, in which the roundings cancel; each of them scales its own token's small gradient by some percent.
+A logit near 20 is off by up to 0.06 as a half. In the top k, where a teacher has nearly all of its probability, that
+would be noise, so that these are multiplied once more. Outside there is one number to match, the sum of thousands, in
+which roundings cancel; each of them scales its own token's small gradient by some percent. Divergence and gradient are
+those of :mod:`~edgepress.compress.distill.sparse_kl`.
 
 Products that end in halves take half the time of those that end in float32 where a processor has bfloat16 dot products
-and no tiles, and a row of them fits the innermost caches: three walks in one of which the exponentials are taken, in
-place of some eight through memory.
+and no tiles, and a row of them fits the inner caches: three walks in place of eight through memory.
 
-A power of two is 2^n p(f) with n whole, f in [-1/2, 1/2] and p the polynomial of degree five of Taylor's series at 0,
-off by 3e-6 of itself at most.
+A teacher's likeliest are among those that reach the (k + 16)th of the largest values of blocks. They are multiplied
+once more and put in order; one that rounding keeps from that company is in the rest, where nothing of it is lost.
+
+A power of two is 2^n p(f), n whole, f in [-1/2, 1/2], p Taylor's series at 0 to the fifth degree, off by 3e-6 at most.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ import torch
 from numpy.typing import NDArray
 
 from edgepress.compress.compiled import compiled_in_any_order, in_bands
+from edgepress.compress.distill.config import TEMPERATURES
 from edgepress.compress.distill.top_k import TopK
 
+_BLOCK = 64
+_SPARE = 16  # candidates beyond k, whose places rounding may have changed
 _LOWEST = np.uint16(0xF149)  # -1e30: as good as minus infinity, and no trouble when it is scaled or taken from itself
 _PER_E = 1 / math.log(2)
 _C1, _C2, _C3, _C4, _C5 = (np.float32(math.log(2) ** power / math.factorial(power)) for power in range(1, 6))
@@ -57,6 +61,31 @@ def to_gradient(
     targets = (ids, log_probs, log_tail, temperature, weight)
     in_bands(lambda start, stop: _rows(start, stop, halves, states, rows, *targets, losses), len(states))
     return float(losses.sum())
+
+
+def likeliest(
+    logits: torch.Tensor, hidden: torch.Tensor, head: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k likeliest tokens, their log-probabilities at temperature 1, and the logarithms of the rest's powers.
+
+    Args:
+        logits: bfloat16 on the CPU, (tokens, vocabulary), contiguous; overwritten.
+        hidden: what they are of, float32, (tokens, hidden).
+        head: the other factor, float32, (vocabulary, hidden).
+        k: no more than the vocabulary has.
+
+    Returns:
+        int64, (tokens, k), the likeliest first; float32, (tokens, k); log Σ p^{1/T} of the others, (tokens, T's).
+    """
+    found = (
+        torch.empty(len(hidden), k, dtype=torch.int64),
+        torch.empty(len(hidden), k),
+        torch.empty(len(hidden), len(TEMPERATURES)),
+    )
+    factors = (logits.view(torch.uint16), hidden.detach().float().contiguous(), head.detach().float().contiguous())
+    arrays = [part.numpy() for part in (*factors, *found)]
+    in_bands(lambda start, stop: _likeliest_rows(start, stop, *arrays), len(hidden))
+    return found
 
 
 @compiled_in_any_order
@@ -152,3 +181,70 @@ def _half(value: np.float32) -> np.uint16:
     """To the nearest, of two the even one."""
     bits = np.float32(value).view(np.uint32)
     return np.uint16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+
+
+@compiled_in_any_order
+def _likeliest_rows(
+    start: int,
+    stop: int,
+    halves: NDArray[np.uint16],
+    hidden: NDArray[np.float32],
+    head: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    log_probs: NDArray[np.float32],
+    log_tails: NDArray[np.float32],
+) -> None:
+    """Of some tokens; everything else as in ``likeliest``."""
+    k, vocab = ids.shape[1], halves.shape[1]
+    powers, candidates, values = np.empty(vocab, np.float32), np.empty(vocab, np.int64), np.empty(vocab, np.float64)
+    for row in range(start, stop):
+        count = _candidates(halves[row], min(k + _SPARE, vocab), candidates)
+        for place in range(count):
+            values[place] = _dot(hidden[row], head[candidates[place]])
+        if count < k:  # logits that are no numbers, and what comes of them is none either
+            candidates[:k], values[:k], count = np.arange(k), np.nan, k
+        order = np.argsort(-values[:count])
+        for place in range(k):
+            ids[row, place] = candidates[order[place]]
+            log_probs[row, place] = values[order[place]]
+            halves[row, ids[row, place]] = _LOWEST
+        largest = _largest(halves[row])
+        _powers(halves[row], np.float32(_PER_E / 12), np.float32(largest * _PER_E / 12), powers)
+        sums = _sums_of_powers(powers)
+        log_sum = _log_sum(values[order[:k]], largest + math.log(sums[0]))
+        log_probs[row] -= log_sum
+        for place, temperature in enumerate(TEMPERATURES):
+            log_tails[row, place] = math.log(sums[place]) + (largest - log_sum) / temperature
+
+
+@compiled_in_any_order
+def _candidates(halves: NDArray[np.uint16], wanted: int, candidates: NDArray[np.int64]) -> int:
+    """All tokens that reach the ``wanted``-th of the blocks' largest logits; returns how many there are."""
+    blocks = -(-len(halves) // _BLOCK)
+    largest = np.empty(blocks, np.float32)
+    for block in range(blocks):
+        largest[block] = _largest(halves[block * _BLOCK : (block + 1) * _BLOCK])
+    least = np.sort(largest)[blocks - wanted] if wanted <= blocks else np.float32(-np.inf)
+    count = 0
+    for block in range(blocks):
+        if largest[block] >= least:
+            for place in range(block * _BLOCK, min((block + 1) * _BLOCK, len(halves))):
+                if np.uint32(np.uint32(halves[place]) << 16).view(np.float32) >= least:
+                    candidates[count] = place
+                    count += 1
+    return count
+
+
+@compiled_in_any_order
+def _sums_of_powers(roots: NDArray[np.float32]) -> tuple[float, float, float, float, float]:
+    """Σ r¹², Σ r⁸, Σ r⁶, Σ r⁴, Σ r³ of r = p^{1/12}: those of p^{1/T} for T of 1, 1.5, 2, 3 and 4."""
+    twelfth = eighth = sixth = fourth = third = np.float32(0)
+    for root in roots:
+        cube = root * root * root
+        square = cube * root
+        twelfth += square * square * square
+        eighth += square * square
+        sixth += cube * cube
+        fourth += square
+        third += cube
+    return float(twelfth), float(eighth), float(sixth), float(fourth), float(third)

@@ -22,12 +22,13 @@ from edgepress.artifact.cache import cached
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.distill.config import TEMPERATURES
+from edgepress.compress.distill.half_logits import likeliest
 from edgepress.compress.distill.precision import CPU, multiplying
-from edgepress.compress.distill.top_k import Arrays, TopK, pack, shapes, unpack
+from edgepress.compress.distill.top_k import Arrays, TopK, arrays, pack, shapes, unpack
 from edgepress.errors import InputError
 from edgepress.progress import progress
 
-_VERSION = 2
+_VERSION = 3
 _SHARD_TOKENS = 16384
 _TOKENS_AT_ONCE = 256  # of which all logits are held
 _PACKED_AT_ONCE = 16  # whose logits stay in the processor's cache meanwhile
@@ -105,6 +106,7 @@ class _Writer:
     def __init__(self, teacher: WeightSource, k: int, in_bfloat16: bool, device: torch.device) -> None:
         self._teacher, self._k, self._in_bfloat16, self._device = teacher, k, in_bfloat16, device
         self._model: Any = None
+        self._halves: torch.Tensor | None = None
 
     def write(self, windows: NDArray[np.int32], directory: Path) -> None:
         from edgepress.runtime.torch_reference import load_model
@@ -123,11 +125,21 @@ class _Writer:
             with multiplying(self._in_bfloat16, self._device):
                 states = self._model.model(batch.to(self._device), use_cache=False).last_hidden_state
             hidden = states.float()[:, :-1].flatten(0, 1)
-            for rows in hidden.split(_TOKENS_AT_ONCE):
-                with bfloat16_products(self._in_bfloat16):
-                    logits = self._model.lm_head(rows)
-                parts += [pack(few, self._k) for few in logits.split(_PACKED_AT_ONCE)]
+            parts += [part for rows in hidden.split(_TOKENS_AT_ONCE) for part in self._distributions(rows)]
         return parts
+
+    def _distributions(self, hidden: torch.Tensor) -> list[Arrays]:
+        head = self._model.lm_head.weight
+        if self._in_bfloat16 and hidden.device.type == "cpu":
+            logits = hidden.bfloat16() @ self._half_head(head).T
+            return [arrays(*likeliest(logits, hidden, head, self._k), len(head))]
+        with bfloat16_products(self._in_bfloat16):
+            return [pack(few, self._k) for few in (hidden @ head.T).split(_PACKED_AT_ONCE)]
+
+    def _half_head(self, head: torch.Tensor) -> torch.Tensor:
+        if self._halves is None:
+            self._halves = head.bfloat16()
+        return self._halves
 
 
 def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int, in_bfloat16: bool) -> str:

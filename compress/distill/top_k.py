@@ -59,13 +59,18 @@ def pack(logits: torch.Tensor, k: int) -> Arrays:
     top, ids = logits.topk(k, dim=-1)
     top = top - log_sum
     tails = _log_tails(logits.scatter(-1, ids, float("-inf")), log_sum)
+    return arrays(ids, top, tails, logits.shape[-1])
+
+
+def arrays(ids: torch.Tensor, log_probs: torch.Tensor, log_tails: torch.Tensor, vocab: int) -> Arrays:
+    """The same from the numbers themselves: ids, int64, (tokens, k), and what is kept of each as a float."""
     whole = ids.cpu().numpy()
     packed: Arrays = {
         "ids": (whole & 0xFFFF).astype(np.uint16),
-        "log_probs": top.clamp(min=_LOWEST).cpu().numpy().astype(np.float16),
-        "log_tails": tails.clamp(min=_LOWEST).cpu().numpy().astype(np.float16),
+        "log_probs": log_probs.clamp(min=_LOWEST).cpu().numpy().astype(np.float16),
+        "log_tails": log_tails.clamp(min=_LOWEST).cpu().numpy().astype(np.float16),
     }
-    if planes := _planes(logits.shape[-1]):
+    if planes := _planes(vocab):
         bits = [(whole >> (16 + plane)) & 1 for plane in range(planes)]
         packed["high_bits"] = np.packbits(np.stack(bits, 1).astype(np.uint8), axis=-1)
     return packed

@@ -11,7 +11,8 @@ import torch
 from one_core import one_core  # noqa: F401
 
 from edgepress.compress.distill import through_head
-from edgepress.compress.distill.half_logits import to_gradient
+from edgepress.compress.distill.config import TEMPERATURES
+from edgepress.compress.distill.half_logits import likeliest, to_gradient
 from edgepress.compress.distill.sparse_kl import sparse_kl
 from edgepress.compress.distill.through_head import mean_loss
 from edgepress.compress.distill.top_k import TopK
@@ -165,3 +166,50 @@ def test_through_the_head_gradients_are_nearly_those_of_float64(frozen: bool, mo
         assert ours.grad is not None and exact.grad is not None
         assert float((ours.grad - exact.grad).norm() / exact.grad.norm()) < 0.01
     assert not frozen or narrow[1].grad is None
+
+
+@pytest.mark.parametrize("k", [1, 7, 64, VOCAB - 1])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_the_likeliest_are_those_of_exact_logits_and_the_rest_is_as_likely(k: int, spread: float) -> None:
+    hidden, head = factors(12, spread)
+    halves, exact = product(hidden, head), hidden.double() @ head.double().T
+    ids, log_probs, log_tails = likeliest(halves.clone(), hidden, head, k)
+    # In order, and nothing that is left out is likelier than what is kept, but for neighbours that float32 confuses.
+    kept = exact.gather(-1, ids)
+    assert float(kept.diff(dim=-1).clamp(min=0).sum()) < 1e-4
+    assert bool((kept.amin(-1) >= exact.scatter(-1, ids, -math.inf).amax(-1) - 1e-4).all())
+    whole = torch.log_softmax(halves.double().scatter(-1, ids, kept), -1)
+    torch.testing.assert_close(log_probs.double(), whole.gather(-1, ids), rtol=1e-6, atol=2e-5)
+    for place, temperature in enumerate(TEMPERATURES):
+        wanted = (whole.scatter(-1, ids, -math.inf) / temperature).logsumexp(-1)
+        torch.testing.assert_close(log_tails[:, place].double(), wanted, rtol=1e-6, atol=5e-5)
+
+
+def test_probabilities_of_the_likeliest_and_the_rest_make_one() -> None:
+    hidden, head = factors(13, 0.5)
+    _, log_probs, log_tails = likeliest(product(hidden, head), hidden, head, 9)
+    total = log_probs.double().exp().sum(-1) + log_tails[:, TEMPERATURES.index(1.0)].double().exp()
+    torch.testing.assert_close(total, torch.ones(TOKENS, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+def test_a_vocabulary_without_a_rest_has_none() -> None:
+    hidden, head = factors(14)
+    ids, log_probs, log_tails = likeliest(product(hidden, head), hidden, head, VOCAB)
+    assert all(sorted(row) == list(range(VOCAB)) for row in ids.tolist())
+    torch.testing.assert_close(log_probs.double().exp().sum(-1), torch.ones(TOKENS, dtype=torch.float64))
+    assert float(log_tails.max()) < -1e4
+
+
+def test_equal_logits_are_as_good_as_any() -> None:
+    hidden, head = torch.ones(TOKENS, 2), torch.ones(VOCAB, 2)
+    ids, log_probs, log_tails = likeliest(product(hidden, head), hidden, head, 5)
+    assert all(len(set(row)) == 5 for row in ids.tolist())
+    assert log_probs.flatten().tolist() == pytest.approx([-math.log(VOCAB)] * 5 * TOKENS, rel=1e-5)
+    assert log_tails[:, 0].tolist() == pytest.approx([math.log(1 - 5 / VOCAB)] * TOKENS, rel=1e-3)
+
+
+def test_logits_that_are_no_numbers_stay_none() -> None:
+    hidden, head = factors(15)
+    hidden[1] = math.nan
+    _, log_probs, _ = likeliest(product(hidden, head), hidden, head, 5)
+    assert bool(log_probs[1].isnan().all()) and bool(log_probs[2:].isfinite().all())
