@@ -37,8 +37,14 @@ def _machine_code(function: Callable[..., Any], freedoms: tuple[str, ...]) -> Ca
         return compiler()(function)
 
 
-def in_bands(kernel: Callable[[int, int], None], rows: int) -> None:
-    """Call ``kernel(start, stop)`` on bands that make up ``rows``, on as many threads as torch uses."""
+def in_bands(kernel: Callable[[int, int], None], rows: int, few: int = _FEW) -> None:
+    """Call ``kernel(start, stop)`` on bands that make up ``rows``, on as many threads as torch uses.
+
+    Args:
+        kernel: of the first row and the one behind the last.
+        rows: how many there are.
+        few: of them, that are not worth a thread.
+    """
 
     def run(start: int, stop: int) -> None:
         for attempt in range(_FUNCTIONS):
@@ -49,12 +55,12 @@ def in_bands(kernel: Callable[[int, int], None], rows: int) -> None:
                 if attempt == _FUNCTIONS - 1:
                     raise
 
-    threads = min(torch.get_num_threads(), rows // _FEW)
-    if threads <= 1:
+    bands = min(torch.get_num_threads(), rows // few)
+    if bands <= 1:
         run(0, rows)
         return
-    edges = [rows * part // threads for part in range(threads + 1)]
-    for _ in _pool(threads).map(run, edges[:-1], edges[1:]):
+    edges = [rows * part // bands for part in range(bands + 1)]
+    for _ in _pool(torch.get_num_threads()).map(run, edges[:-1], edges[1:]):
         pass
 
 

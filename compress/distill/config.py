@@ -125,7 +125,7 @@ class DistillStep(
 
     teacher        original: the student before the first step
     tokens         to train on, in whole steps; the text is read again in another order when it is used up
-    files          text, or JSONL of {text} or {messages}; without any it is the calibration text
+    files          text, JSONL of {text} or {messages}, or datasets; without any it is the calibration text
     loss           what counts
     length         of a window of files
     batch_tokens   and top_k, rate, checkpointing, lora: as in a distillation's settings

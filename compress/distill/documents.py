@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from edgepress.artifact.files import sha256_file
 from edgepress.compress.calibrate.tokens import read_text, require_file
-from edgepress.errors import InputError, require
+from edgepress.errors import InputError, require, require_installed
 
 _COLUMNS = ("text", "messages")
-_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_LIBRARY, _STATE, _AT_ONCE = "datasets", "state.json", 1000
 _WANTED = 'wanted {"text": "…"} or {"messages": [{"role": "…", "content": "…"}, …]}'
 
 
@@ -47,17 +47,18 @@ def require_documents(field: str, name: str) -> None:
 
     Raises:
         InputError: ``name``, which ``field`` lists, is not there, or a folder of something else.
+        MissingExtraError: it is a dataset, and the library that reads them is not installed.
     """
     path = Path(name)
     if not path.is_dir():
         require_file(field, name)
-    elif (path / _SPLITS).is_file():
-        splits = sorted(part.parent.name for part in path.glob(f"*/{_STATE}"))
-        raise InputError(
-            f"{field}: {name}: a dataset of the splits {', '.join(splits)}; give one, as {path / splits[0]}"
-        )
-    elif not (path / _STATE).is_file():
+        return
+    if splits := sorted(part.parent.name for part in path.glob(f"*/{_STATE}")):
+        chosen = path / ("train" if "train" in splits else splits[0])
+        raise InputError(f"{field}: {name}: a dataset of the splits {', '.join(splits)}; give one, as {chosen}")
+    if not (path / _STATE).is_file():
         raise InputError(f"{field}: {name}: a directory, and no dataset that save_to_disk wrote; list its text files")
+    require_installed(_LIBRARY, _LIBRARY)
 
 
 def entries(name: str) -> Iterator[Entry]:
@@ -69,7 +70,7 @@ def entries(name: str) -> Iterator[Entry]:
     path = Path(name)
     if path.is_dir():
         for number, row in enumerate(_rows(path)):
-            yield _entry(row, f"{path}, row {number}")
+            yield _entry(_given(row), f"{path}, row {number}")
     elif path.suffix == ".jsonl":
         for number, line in enumerate(read_text(path).split("\n"), start=1):
             if line.strip():
@@ -79,27 +80,39 @@ def entries(name: str) -> Iterator[Entry]:
 
 
 def documents_digest(name: str) -> str:
-    """Changes with the content of a file, or of any of a dataset's."""
+    """Changes with the content of a file, or of a dataset's data, beside which its library keeps other things."""
     path = Path(name)
     if not path.is_dir():
         return sha256_file(path)
-    parts = [(str(file.relative_to(path)), sha256_file(file)) for file in sorted(path.rglob("*")) if file.is_file()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _rows(path: Path) -> Iterator[Any]:
-    datasets: Any = require("datasets", "datasets")
     try:
-        dataset = datasets.load_from_disk(str(path))
-        kept = [column for column in _COLUMNS if column in dataset.column_names]
+        files = [each["filename"] for each in json.loads(read_text(path / _STATE))["_data_files"]]
+        return hashlib.sha256(repr([sha256_file(path / file) for file in files]).encode()).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: the dataset cannot be read ({error})") from error
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    library: Any = require(_LIBRARY, _LIBRARY)
+    try:
+        dataset = library.load_from_disk(str(path)).with_format(None)
+        kept = [column for column in dataset.column_names if column in _COLUMNS]
         if not kept:
             raise InputError(f"{path}: has the columns {', '.join(dataset.column_names)}; wanted text or messages")
-        yield from dataset.select_columns(kept)
+        for batch in dataset.select_columns(kept).iter(_AT_ONCE):
+            for row in zip(*batch.values(), strict=True):
+                yield dict(zip(kept, row, strict=True))
     except InputError:
         raise
     except Exception as error:  # of Arrow, JSON or the file system, whatever is damaged
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: the dataset cannot be read ({first})") from error
+
+
+def _given(value: Any) -> Any:
+    """Without what is None: Arrow gives every message the fields that any of them has."""
+    if isinstance(value, dict):
+        return {name: _given(each) for name, each in value.items() if each is not None}
+    return [_given(each) for each in value] if isinstance(value, list) else value
 
 
 def _parsed(line: str, where: str) -> Any:
@@ -126,6 +139,6 @@ def _is_message(message: object) -> bool:
 def _checked(entry: Entry) -> Entry:
     try:
         json.dumps([entry.text, entry.messages], ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # half of a pair of surrogates is no text
+    except (ValueError, TypeError, RecursionError) as error:  # half of a pair of surrogates, or a time in a column
         raise InputError(f"{entry.where}: not JSON ({error})") from error
     return entry

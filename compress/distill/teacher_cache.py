@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgepress.artifact.cache import cached
+from edgepress.artifact.cache import cache_dir, cached
 from edgepress.artifact.weights import WeightSource
 from edgepress.compress.calibrate.bfloat16 import bfloat16_products
 from edgepress.compress.distill.config import TEMPERATURES
@@ -28,7 +28,8 @@ from edgepress.compress.distill.top_k import Arrays, TopK, arrays, pack, shapes,
 from edgepress.errors import InputError
 from edgepress.progress import progress
 
-_VERSION = 3
+_VERSION = 2
+_FOLDER = "teacher"
 _SHARD_TOKENS = 16384
 _TOKENS_AT_ONCE = 256  # of which all logits are held
 _PACKED_AT_ONCE = 16  # whose logits stay in the processor's cache meanwhile
@@ -64,11 +65,12 @@ class TeacherCache:
         self._records, self._k, self._vocab = length - 1, k, vocab
         self._each = max(1, _SHARD_TOKENS // length)
         writer = _Writer(teacher, k, in_bfloat16, device)
+        arithmetic = "halves" if writer.in_halves else in_bfloat16
         self._shards: list[Arrays] = []
         with progress("teacher", count * length, unit="tokens") as advance:
             for start in range(0, count, self._each):
                 part = windows[start : start + self._each]
-                directory = cached("teacher", _key(teacher, part, k, in_bfloat16), partial(writer.write, part))
+                directory = cached(_FOLDER, _key(teacher, part, k, arithmetic), partial(writer.write, part))
                 self._shards.append(self._open(directory, len(part)))
                 advance(part.size)
 
@@ -82,7 +84,14 @@ class TeacherCache:
         """
         place, row = divmod(window, self._each)
         rows = slice(row * self._records, (row + 1) * self._records)
-        return unpack({name: array[rows][counted] for name, array in self._shards[place].items()}, temperature)
+        found = unpack({name: array[rows][counted] for name, array in self._shards[place].items()}, temperature)
+        highest = int(found.ids.max()) if found.ids.numel() else 0
+        if highest >= self._vocab:
+            raise InputError(
+                f"the teacher's cache is damaged: token {highest} of a vocabulary of {self._vocab}; remove "
+                f"{cache_dir() / _FOLDER} and run the command again"
+            )
+        return found
 
     def _open(self, directory: Path, windows: int) -> Arrays:
         found: Arrays = {}
@@ -107,6 +116,7 @@ class _Writer:
         self._teacher, self._k, self._in_bfloat16, self._device = teacher, k, in_bfloat16, device
         self._model: Any = None
         self._halves: torch.Tensor | None = None
+        self.in_halves = in_bfloat16 and device.type == "cpu"
 
     def write(self, windows: NDArray[np.int32], directory: Path) -> None:
         from edgepress.runtime.torch_reference import load_model
@@ -130,7 +140,7 @@ class _Writer:
 
     def _distributions(self, hidden: torch.Tensor) -> list[Arrays]:
         head = self._model.lm_head.weight
-        if self._in_bfloat16 and hidden.device.type == "cpu":
+        if self.in_halves:
             logits = hidden.bfloat16() @ self._half_head(head).T
             return [arrays(*likeliest(logits, hidden, head, self._k), len(head))]
         with bfloat16_products(self._in_bfloat16):
@@ -142,8 +152,8 @@ class _Writer:
         return self._halves
 
 
-def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int, in_bfloat16: bool) -> str:
-    facts = (_VERSION, teacher.digest(), windows.shape, k, TEMPERATURES, in_bfloat16)
+def _key(teacher: WeightSource, windows: NDArray[np.int32], k: int, arithmetic: bool | str) -> str:
+    facts = (_VERSION, teacher.digest(), windows.shape, k, TEMPERATURES, arithmetic)
     total = hashlib.sha256(repr(facts).encode())
     total.update(np.ascontiguousarray(windows, "<i4").tobytes())
     return total.hexdigest()

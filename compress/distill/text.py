@@ -11,6 +11,7 @@ another, and attention sees both. After a document of text comes the token that 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,17 +55,17 @@ def read_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> Text:
     """All windows of the files, in order; what does not fill the last one is not used.
 
     Raises:
-        InputError: a file cannot be read or has a line that is neither; there are fewer than two windows, or none has
+        InputError: a text cannot be read or holds what is no document; there are fewer than two windows, or none has
             anything to learn.
+        MissingExtraError: it is a dataset, and the library that reads them is not installed.
     """
-    tokens: list[int] = []
-    learned: list[bool] = []
+    tokens, learned = array("i"), bytearray()
     for name in files:
         require_documents("text", name)
         for entry in entries(name):
             document = _document(codec, entry)
-            tokens += document.tokens
-            learned += document.learned
+            tokens.extend(document.tokens)
+            learned.extend(document.learned)
     count = len(tokens) // length
     if count < 2:
         raise InputError(
@@ -72,8 +73,8 @@ def read_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> Text:
             "give more text or a smaller length"
         )
     text = Text(
-        np.asarray(tokens[: count * length], np.int32).reshape(count, length),
-        np.asarray(learned[: count * length], np.bool_).reshape(count, length),
+        np.array(tokens, np.int32)[: count * length].reshape(count, length),
+        np.frombuffer(learned, np.bool_)[: count * length].reshape(count, length),
     )
     useful = text[text.learned[:, 1:].any(1)]
     if len(useful.tokens) < 2:

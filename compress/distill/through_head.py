@@ -50,23 +50,34 @@ def mean_loss(
         in_bfloat16: multiply in bfloat16, where the processor does so natively in the case of the logits.
         of_halves: the same loss, taken in its place where products are in bfloat16.
     """
-    part = _OfHalves(of_halves) if in_bfloat16 and of_halves else _OfLogits(loss, in_bfloat16)
+    part = _OfHalves(of_halves) if in_bfloat16 and of_halves else _OfLogits(loss, head.element_size())
     mean: torch.Tensor = _MeanLoss.apply(hidden, head, part, in_bfloat16)
     return mean
 
 
+class _Factors:
+    """What logits are products of, as it is and as it is multiplied."""
+
+    def __init__(self, hidden: torch.Tensor, head: torch.Tensor, in_bfloat16: bool) -> None:
+        narrow = torch.bfloat16 if in_bfloat16 else hidden.dtype
+        self.hidden, self.head, self.in_bfloat16 = hidden, head, in_bfloat16
+        self.narrow_hidden, self.narrow_head = hidden.to(narrow), head.to(narrow)
+
+
 class _Part(Protocol):
-    def __call__(self, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> tuple[_Sum, torch.Tensor]:
+    logit_bytes: int
+
+    def __call__(self, factors: _Factors, rows: slice) -> tuple[_Sum, torch.Tensor]:
         """The sum of some tokens' losses and its gradient by their logits."""
 
 
 class _OfLogits:
-    def __init__(self, loss: LossOfLogits, in_bfloat16: bool) -> None:
-        self._loss, self._in_bfloat16 = loss, in_bfloat16
+    def __init__(self, loss: LossOfLogits, logit_bytes: int) -> None:
+        self._loss, self.logit_bytes = loss, logit_bytes
 
-    def __call__(self, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> tuple[_Sum, torch.Tensor]:
-        with bfloat16_products(self._in_bfloat16):
-            logits = hidden[rows] @ head.T
+    def __call__(self, factors: _Factors, rows: slice) -> tuple[_Sum, torch.Tensor]:
+        with bfloat16_products(factors.in_bfloat16):
+            logits = factors.hidden[rows] @ factors.head.T
         leaf = (logits if logits.dtype == torch.float64 else logits.float()).requires_grad_(True)
         with torch.enable_grad():
             total = self._loss(leaf, rows).sum(dtype=torch.float64)
@@ -74,14 +85,14 @@ class _OfLogits:
 
 
 class _OfHalves:
+    logit_bytes = 2
+
     def __init__(self, loss: LossOfHalves) -> None:
         self._loss = loss
-        self._halves: tuple[torch.Tensor, ...] = ()
 
-    def __call__(self, hidden: torch.Tensor, head: torch.Tensor, rows: slice) -> tuple[_Sum, torch.Tensor]:
-        states, columns = self._halves = self._halves or (hidden.bfloat16(), head.bfloat16())
-        logits = states[rows] @ columns.T
-        return self._loss(logits, hidden[rows], head, rows), logits
+    def __call__(self, factors: _Factors, rows: slice) -> tuple[_Sum, torch.Tensor]:
+        logits = factors.narrow_hidden[rows] @ factors.narrow_head.T
+        return self._loss(logits, factors.hidden[rows], factors.head, rows), logits
 
 
 class _MeanLoss(torch.autograd.Function):
@@ -89,14 +100,17 @@ class _MeanLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, part: _Part, in_bfloat16: bool) -> torch.Tensor:
         of_hidden = torch.empty_like(hidden)
         of_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
-        back = _Products(hidden, head, in_bfloat16)
+        factors = _Factors(hidden, head, in_bfloat16)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        each = max(1, int(_LOGIT_BYTES_AT_ONCE / (len(head) * head.element_size())))
+        each = max(1, int(_LOGIT_BYTES_AT_ONCE / (len(head) * part.logit_bytes)))
         for start in range(0, len(hidden), each):
             rows = slice(start, min(start + each, len(hidden)))
-            value, gradient = part(hidden, head, rows)
+            value, gradient = part(factors, rows)
             total += value
-            back.add(gradient, rows, of_hidden, of_head)
+            narrow = gradient.to(factors.narrow_head.dtype)
+            of_hidden[rows] = narrow @ factors.narrow_head
+            if of_head is not None:
+                of_head += narrow.T @ factors.narrow_hidden[rows]
         ctx.save_for_backward(of_hidden.div_(len(hidden)), None if of_head is None else of_head.div_(len(hidden)))
         return (total / len(hidden)).to(hidden.dtype)
 
@@ -104,18 +118,3 @@ class _MeanLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         of_hidden, of_head = ctx.saved_tensors
         return of_hidden * gradients[0], None if of_head is None else of_head * gradients[0], None, None
-
-
-class _Products:
-    """Of the logits' gradient with the head and with the states."""
-
-    def __init__(self, hidden: torch.Tensor, head: torch.Tensor, in_bfloat16: bool) -> None:
-        self._type = torch.bfloat16 if in_bfloat16 else hidden.dtype
-        self._hidden, self._head = hidden.to(self._type), head.to(self._type)
-
-    def add(self, gradient: torch.Tensor, rows: slice, of_hidden: torch.Tensor, of_head: torch.Tensor | None) -> None:
-        """Set some rows of one gradient, and add to the other where it is wanted."""
-        narrow = gradient.to(self._type)
-        of_hidden[rows] = narrow @ self._head
-        if of_head is not None:
-            of_head += narrow.T @ self._hidden[rows]

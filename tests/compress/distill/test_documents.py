@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from collections.abc import Sequence
@@ -76,13 +77,50 @@ def test_a_digest_is_of_the_rows(tmp_path: Path) -> None:
     assert digests[0] == documents_digest(str(tmp_path / "0"))
 
 
-def test_of_a_dataset_with_splits_one_is_to_be_given(tmp_path: Path) -> None:
-    whole = datasets.DatasetDict({name: datasets.Dataset.from_list(TEXTS) for name in ("train", "test")})
+def test_what_its_library_keeps_beside_a_dataset_is_not_of_it(tmp_path: Path) -> None:
+    before = documents_digest(on_disk(tmp_path / "a", TEXTS))
+    datasets.load_from_disk(str(tmp_path / "a")).map(lambda row: {"text": row["text"] * 2})
+    assert list((tmp_path / "a").glob("cache-*"))
+    assert documents_digest(str(tmp_path / "a")) == before
+
+
+def test_fields_that_only_other_messages_have_are_not_there(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Fox?"}, {"role": "assistant", "content": "Dog.", "name": "Rex"}]
+    (entry,) = entries(on_disk(tmp_path / "a", [{"messages": chat, "text": None}]))
+    assert entry.messages == chat
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_a_format_that_was_set_changes_nothing(form: str, tmp_path: Path) -> None:
+    dataset = datasets.Dataset.from_list([row | {"ids": [1, 2]} for row in CHATS])
+    dataset.set_format(form, columns=["ids"])
+    dataset.save_to_disk(str(tmp_path / "a"))
+    assert [entry.messages for entry in entries(str(tmp_path / "a"))] == [row["messages"] for row in CHATS]
+
+
+def test_of_both_a_text_and_messages_the_messages_are_read(tmp_path: Path) -> None:
+    row = {"text": "Something else.", "messages": CHATS[0]["messages"]}
+    for name in (lines(tmp_path / "a.jsonl", [row]), on_disk(tmp_path / "a", [row])):
+        (entry,) = entries(name)
+        assert entry.messages == row["messages"] and not entry.text
+        assert "Something" not in entry.words and "Be short" not in entry.words and CORPUS in entry.words
+
+
+@pytest.mark.parametrize(("names", "given"), [(("validation", "train"), "train"), (("test", "extra"), "extra")])
+def test_of_a_dataset_with_splits_one_is_to_be_given(names: tuple[str, ...], given: str, tmp_path: Path) -> None:
+    whole = datasets.DatasetDict({name: datasets.Dataset.from_list(TEXTS) for name in names})
     whole.save_to_disk(str(tmp_path / "a"))
-    with pytest.raises(InputError, match=r"text: .*a: a dataset of the splits test, train; give one, as .*a/test"):
+    splits = ", ".join(sorted(names))
+    with pytest.raises(InputError, match=f"text: .*a: a dataset of the splits {splits}; give one, as .*a/{given}"):
         require_documents("text", str(tmp_path / "a"))
-    require_documents("text", str(tmp_path / "a" / "train"))
-    assert len(list(entries(str(tmp_path / "a" / "train")))) == len(TEXTS)
+    require_documents("text", str(tmp_path / "a" / names[0]))
+    assert len(list(entries(str(tmp_path / "a" / names[0])))) == len(TEXTS)
+
+
+def test_a_dataset_whose_splits_are_not_there_is_none(tmp_path: Path) -> None:
+    datasets.DatasetDict({}).save_to_disk(str(tmp_path / "a"))
+    with pytest.raises(InputError, match="a directory, and no dataset"):
+        require_documents("text", str(tmp_path / "a"))
 
 
 def test_any_other_folder_is_refused(tmp_path: Path) -> None:
@@ -97,6 +135,7 @@ def test_any_other_folder_is_refused(tmp_path: Path) -> None:
         ([{"text": "a"}, {"text": None}], 'row 1: wanted {"text"'),
         ([{"messages": [{"role": "user"}]}], 'row 0: wanted {"text"'),
         ([{"messages": []}], 'row 0: wanted {"text"'),
+        ([{"messages": [{"role": "user", "content": "a", "at": datetime.datetime(2026, 1, 1)}]}], "row 0: not JSON"),
     ],
 )
 def test_rows_that_are_no_documents_are_refused(rows: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
@@ -117,5 +156,8 @@ def test_a_damaged_dataset_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_without_the_library_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = on_disk(tmp_path / "a", TEXTS)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(EdgepressError, match=r"datasets is not installed; run: pip install 'edgepress\[datasets\]'"):
-        list(entries(path))
+    for read in (lambda: require_documents("text", path), lambda: list(entries(path))):
+        with pytest.raises(
+            EdgepressError, match=r"datasets is not installed; run: pip install 'edgepress\[datasets\]'"
+        ):
+            read()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from one_core import one_core  # noqa: F401
 
-from edgepress.compress.distill import through_head
+from edgepress.compress.distill import half_loops, through_head
 from edgepress.compress.distill.config import TEMPERATURES
 from edgepress.compress.distill.half_logits import likeliest, to_gradient
 from edgepress.compress.distill.sparse_kl import sparse_kl
@@ -137,11 +137,13 @@ def test_a_student_that_gives_the_rest_nothing_is_told_so() -> None:
 def test_tokens_come_out_the_same_on_one_thread_and_on_several(threads: None) -> None:
     hidden, head = factors(8)
     teacher, results = top_of(other_teacher(9, hidden, head), 8, 1.0), []
-    for count in (1, 2):
+    for count in (1, 2, 5):
         torch.set_num_threads(count)
         halves = product(hidden, head)
-        results.append((to_gradient(halves, hidden, head, teacher), halves))
-    assert results[0][0] == results[1][0] and torch.equal(results[0][1], results[1][1])
+        loss = to_gradient(halves, hidden, head, teacher)
+        results.append((torch.tensor(loss), halves, *likeliest(product(hidden, head), hidden, head, 8)))
+    for several in results[1:]:
+        assert all(map(torch.equal, results[0], several))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -208,8 +210,46 @@ def test_equal_logits_are_as_good_as_any() -> None:
     assert log_tails[:, 0].tolist() == pytest.approx([math.log(1 - 5 / VOCAB)] * TOKENS, rel=1e-3)
 
 
-def test_logits_that_are_no_numbers_stay_none() -> None:
+@pytest.mark.parametrize("none", [math.nan, -math.nan, math.inf])
+@pytest.mark.parametrize("place", [(1, slice(None)), (slice(1, 2), 3)])
+def test_logits_that_are_no_numbers_stay_none(none: float, place: tuple[int, slice]) -> None:
     hidden, head = factors(15)
-    hidden[1] = math.nan
-    _, log_probs, _ = likeliest(product(hidden, head), hidden, head, 5)
-    assert bool(log_probs[1].isnan().all()) and bool(log_probs[2:].isfinite().all())
+    hidden[place] = none
+    halves = product(hidden, head)
+    _, log_probs, _ = likeliest(halves.clone(), hidden, head, 5)
+    others = torch.arange(TOKENS) != 1
+    assert not log_probs[1].isfinite().all() and bool(log_probs[others].isfinite().all())
+    assert not math.isfinite(to_gradient(halves, hidden, head, top_of(other_teacher(2, *factors(15)), 5, 1.0)))
+
+
+WIDE = 64 * 40 + 13
+
+
+def candidates_of(row: torch.Tensor, wanted: int) -> list[int]:
+    found = np.empty(len(row), np.int64)
+    return sorted(found[: half_loops._candidates(row.view(torch.uint16).numpy(), wanted, found)].tolist())
+
+
+@pytest.mark.parametrize("wanted", [1, 17, 80, 700, WIDE])
+@pytest.mark.parametrize("shift", [-40.0, 0.0])
+def test_candidates_are_all_that_reach_one_of_them_and_enough(wanted: int, shift: float) -> None:
+    for seed in range(5):
+        row = (torch.from_numpy(np.random.default_rng(seed).standard_normal(WIDE) * 4) + shift).bfloat16()
+        found = candidates_of(row, wanted)
+        least = row[found].min()
+        assert found == (row >= least).nonzero().flatten().tolist()
+        assert wanted <= len(found) <= max(2.5 * wanted, 25)
+
+
+@pytest.mark.parametrize("start", [0, 64 * 11 + 7, WIDE - 30])
+def test_likely_tokens_may_all_be_neighbours(start: int) -> None:
+    row = torch.arange(WIDE, dtype=torch.float32).neg().div(100).bfloat16()
+    row[start : start + 30] = 50 + torch.arange(30.0)
+    assert set(candidates_of(row, 30)) >= set(range(start, start + 30))
+
+
+def test_of_tokens_as_likely_as_the_last_candidate_none_is_left_out() -> None:
+    row = torch.zeros(WIDE, dtype=torch.bfloat16)
+    assert candidates_of(row, 20) == list(range(WIDE))
+    row[[5, WIDE - 1]] = 1.0
+    assert candidates_of(row, 2) == [5, WIDE - 1]

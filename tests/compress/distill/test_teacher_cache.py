@@ -103,6 +103,25 @@ def test_a_teacher_that_multiplies_in_bfloat16_says_nearly_the_same(family_dir: 
     assert not torch.equal(a, b)
 
 
+def test_ids_beyond_the_vocabulary_are_refused_as_damage(llama_dir: Path, own_cache: Path) -> None:
+    source, text, everything = open_student(str(llama_dir)), windows(), np.ones(LENGTH - 1, bool)
+    TeacherCache(source, text, K)
+    (path,) = own_cache.rglob("ids.npy")
+    ids = np.load(path)
+    ids[0, 3] = source.spec.vocab
+    np.save(path, ids)
+    cache = TeacherCache(source, text, K)
+    with pytest.raises(InputError, match=f"damaged: token {source.spec.vocab} of a vocabulary of {source.spec.vocab}"):
+        cache.read(0, everything, 1.0)
+    cache.read(1, everything, 1.0)
+
+
+def test_other_arithmetic_makes_another_cache(llama_dir: Path, own_cache: Path) -> None:
+    for narrow in (False, True):
+        TeacherCache(open_student(str(llama_dir)), windows(), K, in_bfloat16=narrow)
+    assert len(list(own_cache.rglob("ids.npy"))) == 2
+
+
 def test_only_counted_records_are_read(llama_dir: Path) -> None:
     cache = TeacherCache(open_student(str(llama_dir)), windows(), K)
     counted = np.arange(LENGTH - 1) % 3 == 1
