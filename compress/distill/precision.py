@@ -1,8 +1,8 @@
 """Whether multiplications are in bfloat16, which is 2-4 times as fast where a processor does so natively.
 
-Of a teacher that moves its distributions by 0.0003 nats (SmolLM2), far below what a student is off by. Norms and softmax
-stay in float32, and so do logits where they matter (:mod:`~edgepress.compress.distill.half_logits`), though not their
-factors. Judging is always in float32.
+Of a teacher that moves its distributions by 0.0003 nats (SmolLM2), far below what a student is off by. Norms and
+softmax stay in float32, and so do logits where they matter (:mod:`~edgepress.compress.distill.half_logits`), though not
+their factors. Judging is always in float32.
 """
 
 from __future__ import annotations
