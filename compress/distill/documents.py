@@ -55,7 +55,7 @@ def require_documents(field: str, name: str) -> None:
         return
     if splits := sorted(part.parent.name for part in path.glob(f"*/{_STATE}")):
         chosen = path / ("train" if "train" in splits else splits[0])
-        raise InputError(f"{field}: {name}: a dataset of the splits {', '.join(splits)}; give one, as {chosen}")
+        raise InputError(f"{field}: {name}: holds the datasets {', '.join(splits)}; give one, as {chosen}")
     if not (path / _STATE).is_file():
         raise InputError(f"{field}: {name}: a directory, and no dataset that save_to_disk wrote; list its text files")
     require_installed(_LIBRARY, _LIBRARY)

@@ -111,7 +111,7 @@ def test_of_a_dataset_with_splits_one_is_to_be_given(names: tuple[str, ...], giv
     whole = datasets.DatasetDict({name: datasets.Dataset.from_list(TEXTS) for name in names})
     whole.save_to_disk(str(tmp_path / "a"))
     splits = ", ".join(sorted(names))
-    with pytest.raises(InputError, match=f"text: .*a: a dataset of the splits {splits}; give one, as .*a/{given}"):
+    with pytest.raises(InputError, match=f"text: .*a: holds the datasets {splits}; give one, as .*a/{given}"):
         require_documents("text", str(tmp_path / "a"))
     require_documents("text", str(tmp_path / "a" / names[0]))
     assert len(list(entries(str(tmp_path / "a" / names[0])))) == len(TEXTS)
