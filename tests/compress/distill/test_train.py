@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from tiny_models import make_model_dir
 
 from edgepress.compress.distill import targets as targets_module
 from edgepress.compress.distill import train
-from edgepress.compress.distill.config import Loss, Training, check_loss
+from edgepress.compress.distill.config import Loss, Training
 from edgepress.compress.distill.held_out import HeldOut, HeldOutWords
 from edgepress.compress.distill.targets import CachedTargets, Targets, TeacherAlongside, TextOnly
 from edgepress.compress.distill.teacher_cache import TeacherCache
 from edgepress.compress.distill.text import Text
-from edgepress.compress.distill.train import Trainer, hidden_weight, order, rate_factor
+from edgepress.compress.distill.train import Trainer, order
 from edgepress.compress.distill.trainer_state import Progress, TrainerState
 from edgepress.compress.student.open import open_student
 from edgepress.compress.student.student import Student
@@ -275,39 +274,3 @@ def test_a_damaged_state_is_refused_and_named(teacher: Student, student: Student
     state.write_bytes(state.read_bytes()[:-8])
     with pytest.raises(InputError, match=r"state\.safetensors: damaged training state .* remove"):
         trainer(teacher, student, Loss())[0].train(TrainerState(tmp_path), judge(teacher).divergence)
-
-
-def test_every_window_comes_once_before_any_comes_again() -> None:
-    seen = np.concatenate([order(step, 4, 10, 0) for step in range(10)])
-    for turn in range(4):
-        assert sorted(seen[10 * turn : 10 * turn + 10].tolist()) == list(range(10))
-    assert Counter(seen.tolist()) == dict.fromkeys(range(10), 4)
-    assert seen[:10].tolist() != seen[10:20].tolist()
-    assert order(3, 4, 10, 0).tolist() == order(3, 4, 10, 0).tolist() != order(3, 4, 10, 1).tolist()
-
-
-def test_rates_rise_and_fall() -> None:
-    rates = [rate_factor(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == rates[10] == 1
-    assert rates[55] == pytest.approx(0.5)
-    assert 0 < rates[99] < 1e-3
-    weights = [hidden_weight(step, 90) for step in range(90)]
-    assert weights[:61] == [1.0] * 61
-    assert weights[75] == pytest.approx(0.5)
-    assert 0 < weights[-1] < 0.04
-
-
-@pytest.mark.parametrize(
-    ("loss", "training", "message"),
-    [
-        (Loss(kl=0), TRAINING, "all weights are 0"),
-        (Loss(jsd=1), TRAINING, r"jsd needs more of the teacher .*; set train\.top_k: 0"),
-        (Loss(hidden=1, reverse_kl=1), TRAINING, "reverse_kl, hidden needs more"),
-        (Loss(temperature=2.5), TRAINING, r"2\.5 is not among"),
-        (Loss(), changed(top_k=321), r"top_k: 321, and the teacher's vocabulary has 320"),
-    ],
-)
-def test_what_a_cache_cannot_give_is_refused(loss: Loss, training: Training, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        check_loss(loss, training, 320)
