@@ -16,7 +16,8 @@ from edgepress.artifact.manifest import (
 from edgepress.artifact.plan import ModelPlan
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
-from edgepress.pipeline.measure import forget_other_measurements, text_windows
+from edgepress.pipeline.measure import text_windows
+from edgepress.pipeline.remembered import forget_other_measurements
 
 
 def test_what_an_earlier_recipe_measured_goes(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from edgepress.compress.openmp import brief_waits
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.student import Student
 from edgepress.pipeline.by_tensor import some_windows
-from edgepress.pipeline.measure import evaluation_text, forget, remember
+from edgepress.pipeline.measure import evaluation_text
 from edgepress.pipeline.prune import stage_directories
+from edgepress.pipeline.remembered import forget, remember
 from edgepress.pipeline.stages import stage_key
 from edgepress.pipeline.trim import trimmed_student
 from edgepress.recipe import Recipe
@@ -57,16 +58,10 @@ def _measure(
         before = whole
         for step, directory in zip(recipe.before_quantize, stage_directories(recipe, out), strict=True):
             after, removed = CheckpointStudent(directory), read_removed(directory)
-            stages.append(
-                StageLoss(
-                    step=step_name(type(step)),
-                    parameters=after.parameters,
-                    kld=divergence.of_model(after) if divergence else None,
-                    removed_kld=divergence.of_model(before, removed.change(before.spec))
-                    if divergence and removed
-                    else None,
-                )
-            )
+            cut = divergence.of_model(before, removed.change(before.spec)) if divergence and removed else None
+            kld = divergence.of_model(after) if divergence else None
+            name = step_name(type(step))
+            stages.append(StageLoss(step=name, parameters=after.parameters, kld=kld, removed_kld=cut))
             if removed:
                 places = tuple(places[index] for index in removed.kept_layers(before.spec.depth))
             before = after

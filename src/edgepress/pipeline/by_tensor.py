@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.compress.search.records import Attribution
 from edgepress.compress.student.student import Student
-from edgepress.pipeline.measure import EvaluationText, evaluation_text, remember
+from edgepress.pipeline.measure import EvaluationText, evaluation_text
 from edgepress.pipeline.press import unquantized
 from edgepress.pipeline.prune import pruned_student
+from edgepress.pipeline.remembered import remember
 from edgepress.pipeline.stages import stage_key
 from edgepress.recipe import Recipe
 

@@ -26,7 +26,7 @@ from edgepress.compress.labels.task import Prompts
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
-from edgepress.pipeline.measure import model_identity
+from edgepress.pipeline.remembered import model_identity
 from edgepress.progress import Advance, progress
 from edgepress.runtime.locate import ModelFile, open_session
 

@@ -1,7 +1,6 @@
 """Measurements of exported files, in their own engines: quality, latency, and what they answer.
 
-Each leaves a JSON file in ``measurements/`` named by what was measured; it is reused while the file measured and the
-question asked stay the same.
+Each leaves a JSON file in ``measurements/`` named by what was measured (:mod:`~edgepress.pipeline.remembered`).
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from edgepress.artifact.cache import cache_dir
-from edgepress.artifact.files import sha256_file, write_atomically
 from edgepress.artifact.weights import WeightSource
 from edgepress.benchmarks.latency import run_bench
 from edgepress.benchmarks.quality import measure_quality
@@ -27,13 +24,13 @@ from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.calibrate.tokens import calibration_windows, read_text
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
+from edgepress.pipeline.remembered import forget_other_measurements, model_identity, remember
 from edgepress.pipeline.stages import stage_key
 from edgepress.recipe import Bench, Evaluate, Samples
 from edgepress.runtime.locate import ModelFile, open_session
 from edgepress.runtime.session import Session
 from edgepress.runtime.text import TextCodec
 
-Record = TypeVar("Record")
 # Of the student's own evaluation text; the plan refuses it for calibration.
 EVALUATION_SEED = 1_000_003
 
@@ -173,40 +170,6 @@ def bench_scenario(bench: Bench, context: int) -> Scenario:
         repetitions=bench.repetitions,
         threads=bench.threads,
     )
-
-
-def forget_other_measurements(folder: Path, wanted: set[str]) -> None:
-    """Remove the measurements, and their keys, whose names are not wanted."""
-    for path in folder.glob("*.json"):
-        if path.stem not in wanted:
-            forget(path)
-
-
-def forget(path: Path) -> None:
-    """Remove a measurement and its key, where there is one."""
-    path.unlink(missing_ok=True)
-    path.with_name(f".{path.stem}.key").unlink(missing_ok=True)
-
-
-def model_identity(model: ModelFile) -> str:
-    """Digest of a model's own files."""
-    files = [model.path] if model.path.is_file() else sorted(path for path in model.path.iterdir() if path.is_file())
-    return hashlib.sha256("\n".join(f"{file.name} {sha256_file(file)}" for file in files).encode()).hexdigest()
-
-
-def remember(path: Path, key: str, kind: type[Record], measure: Callable[[], Record]) -> Record:
-    """A measurement from its file while its key is the same, else measured and written."""
-    keys = path.with_name(f".{path.stem}.key")
-    if path.is_file() and keys.is_file() and keys.read_text() == key:
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
-        except msgspec.DecodeError:
-            pass
-    keys.unlink(missing_ok=True)
-    record = measure()
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    write_atomically(keys, key)
-    return record
 
 
 def answer(session: Session, prompt: list[int], tokens: int, stop_ids: frozenset[int]) -> list[int]:
