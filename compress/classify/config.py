@@ -11,7 +11,9 @@ import yaml
 from edgepress.compress.calibrate.tokens import read_text, require_file
 from edgepress.errors import InputError
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+MOST = 1e12  # keeps infinity out
+Positive = Annotated[float, msgspec.Meta(gt=0, le=MOST)]
+MOST_SEED = 2**63 - 2
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Mode = Literal["head", "whole"]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -46,12 +48,12 @@ class ClassifierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     piece: Count = 16
     rate: Positive = 5e-5
     warm_up: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.01
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=MOST)] = 0.01
     checks: Count = 8
     patience: Natural = 3
     save_steps: Count = 50
     precision: Literal["auto", "float32"] = "auto"
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)] = 0
 
     def steps(self, texts: int) -> int:
         """Steps of the whole run over so many texts."""

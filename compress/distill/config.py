@@ -11,8 +11,10 @@ from edgepress.artifact.families import LAYER
 from edgepress.errors import InputError
 
 Distance = Literal["mse", "cosine"]
-Weight = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+MOST = 1e12  # keeps infinity out
+Weight = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=MOST)]
+MOST_SEED = 2**63 - 2
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -105,7 +107,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     precision: Literal["auto", "float32"] = "auto"
     lora: Lora | None = None
     embedding: Literal["trained", "frozen"] = "trained"
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)] = 0
 
     @property
     def windows_per_step(self) -> int:
@@ -184,14 +186,14 @@ def check_loss(loss: Loss, training: Training, vocab: int) -> None:
         return
     if not loss.from_top_k:
         parts = ", ".join(name for name in ("reverse_kl", "jsd", "hidden") if getattr(loss, name))
-        raise InputError(f"loss: {parts} needs more of the teacher than a cache of its top_k; set train.top_k: 0")
+        raise InputError(f"loss: {parts} needs more of the teacher than a cache of its top_k; set top_k: 0")
     if training.top_k > vocab:
-        raise InputError(f"train.top_k: {training.top_k}, and the teacher's vocabulary has {vocab}; take that or less")
+        raise InputError(f"top_k: {training.top_k}, and the teacher's vocabulary has {vocab}; take that or less")
     if loss.temperature not in TEMPERATURES:
         known = ", ".join(f"{value:g}" for value in TEMPERATURES)
         raise InputError(
             f"loss.temperature: {loss.temperature:g} is not among those that a teacher's cache keeps tails for "
-            f"({known}); take one of them, or run the teacher alongside (train.top_k: 0)"
+            f"({known}); take one of them, or run the teacher alongside (top_k: 0)"
         )
 
 

@@ -99,7 +99,7 @@ class TeacherCache:
             path = directory / f"{name}.npy"
             try:
                 found[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise InputError(f"{path}: damaged ({error}); remove {directory} and run the command again") from error
             if found[name].shape != shape or found[name].dtype != kind:
                 raise InputError(

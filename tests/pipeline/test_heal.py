@@ -202,6 +202,16 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_is_no_text_is_refused_before_any_work(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "picture.txt").write_bytes(bytes(range(256)))
+    step = DISTILL % f", files: ['{tmp_path / 'picture.txt'}']"
+    done = edgepress(
+        "compress", scene.root / "student", "-r", scene.recipe(PRUNE, step, QUANTIZE), "-o", tmp_path / "o"
+    )
+    assert "picture.txt" in done.error() and "UTF-8" in done.error()
+    assert not (tmp_path / "o").exists()
+
+
 def test_training_states_more_memory(scene: Scene) -> None:
     student = open_student(str(scene.root / "student"))
     plans = [

@@ -89,6 +89,14 @@ def test_rounding_to_nearest_behind_pruning_is_that_of_the_pruned_student_alone(
     assert stated[0] == stated[1] and not any(loss["weighted"] for loss in stated[0])
 
 
+def test_layers_whose_places_llama_cpp_takes_for_granted_are_dropped_for_onnx_alone(tmp_path: Path) -> None:
+    source, out = make_model_dir("gemma3", tmp_path / "student"), tmp_path / "out"
+    with pytest.raises(InputError, match=r"prune_layers: some layers of gemma3.*Leave gguf out of export"):
+        press(source, out, recipe(PruneLayers(drop=1)))
+    assert not out.exists()
+    press(source, out, recipe(PruneLayers(drop=1), export=("onnx",)), ("onnx",))
+
+
 def test_a_family_without_per_layer_files_is_pruned_evenly_or_refused_by_name(tmp_path: Path) -> None:
     source, out = make_model_dir("qwen2", tmp_path / "student"), tmp_path / "out"
     with pytest.raises(InputError, match=r"for llama models only.*targets that hold it: onnx"):

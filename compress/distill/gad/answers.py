@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from edgepress.compress.distill.gad.pairs import until_end
+from edgepress.errors import EdgepressError
 
 Ids = Sequence[int]
 
@@ -66,6 +67,9 @@ def write_answers(
         most: tokens of an answer; one that has not ended by then is unfinished.
         stop_ids: tokens that end an answer.
         generator: draws.
+
+    Raises:
+        EdgepressError: the student has no probabilities to draw from.
     """
     fed, seen = _filled_on_the_left(prompts)
     places = (seen.cumsum(1) - 1).clamp(min=0)
@@ -76,6 +80,8 @@ def write_answers(
             fed, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]
         odds = torch.softmax((states @ student.lm_head.weight.T).float(), -1)
+        if not bool(odds.isfinite().all()):
+            raise EdgepressError("training diverged: the student's probabilities are no numbers; lower gad.rate")
         fed = torch.multinomial(odds, 1, generator=generator)
         written = torch.cat([written, fed], 1)
         seen, places = torch.cat([seen, torch.ones_like(fed)], 1), places[:, -1:] + 1

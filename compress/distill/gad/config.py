@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgepress.compress.distill.config import Count, Natural, Positive, Weight
+from edgepress.compress.distill.config import MOST_SEED, Count, Natural, Positive, Weight
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -20,7 +20,7 @@ class WarmUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checks   of the cross-entropy on held-out answers; the best state goes on
     """
 
-    passes: Weight = 1.0
+    passes: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 1.0
     batch: Count = 16
     rate: Positive = 1e-3
     checks: Count = 10
@@ -83,7 +83,7 @@ class Adversarial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     judge_steps: Count = 50
     piece_tokens: Count = 2048
     save_steps: Count = 10
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)] = 0
 
     @property
     def all_steps(self) -> int:

@@ -83,6 +83,8 @@ def answers(
         context=context,
         threads=threads,
     )
+    if max_chars is not None and max_chars < min_chars:
+        raise InputError(f"--max-chars {max_chars}: less than --min-chars {min_chars}, so that no answer could be kept")
     sifted = Filter(
         min_chars=min_chars, max_chars=max_chars, refuse=tuple(refuse or ()), max_repeated=max_repeated, near=near
     )

@@ -46,7 +46,7 @@ def distill(
     settings: SettingsName = None,
     tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Train on this many.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Of the order of the text and what is held out.")
+        int | None, typer.Option("--seed", min=0, max=2**63 - 2, help="Of the order of the text and what is held out.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -62,6 +62,8 @@ def distill(
             "give --student, a model to train, or --start, the sizes of one that starts from the teacher, or settings "
             "with a start: one of the three"
         )
+    if select != "importance" and student is not None:
+        raise InputError(f"--select {select}: says what a start takes of the teacher; --student is trained as it is")
     changes = {name: value for name, value in (("tokens", tokens), ("seed", seed)) if value is not None}
     job = distill_job.Job(
         text=tuple(text),

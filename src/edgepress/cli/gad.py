@@ -34,7 +34,9 @@ def gad(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output directory: the student, a Hugging Face model.")],
     held_out: HeldOutAnswers = None,
     settings: GadSettingsFile = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of prompts, samples and what is held out.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=2**63 - 2, help="Of prompts, samples and what is held out.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a student on a black-box teacher's answers, against a discriminator that tells the two apart."""

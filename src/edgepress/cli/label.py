@@ -73,7 +73,7 @@ def classifier(
     mode: Annotated[
         str | None, typer.Option("--mode", help="head (in seconds) or whole, in place of the settings'.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="In place of the settings'.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, max=2**63 - 2, help="In place of the settings'.")] = None,
     json: Json = False,
 ) -> None:
     """Train a small classifier on labels, above all a teacher's."""

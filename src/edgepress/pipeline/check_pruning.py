@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgepress.artifact.spec import ModelSpec
-from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, Sparsify
+from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, PruneLayers, Sparsify
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.pipeline.heal import check_healing
@@ -30,6 +30,8 @@ def check_pruning(student: Student, recipe: Recipe, targets: tuple[ExportTarget,
     for step in recipe.pruning:
         if isinstance(step, Sparsify):
             _check_sparsity(spec, step, recipe)
+        if isinstance(step, PruneLayers) and step.part == "layer" and step.drop:
+            _check_alternating(spec, recipe)
         spec = shape_after(step, spec)
         unlike_wanted = isinstance(step, PruneFfn | PruneHeads) and step.widths == "per_layer"
         if unlike_wanted and not is_held(student, unlike(student), recipe.export, biased=False):
@@ -56,6 +58,16 @@ def _in_words(before: ModelSpec, after: ModelSpec) -> str:
         else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _check_alternating(spec: ModelSpec, recipe: Recipe) -> None:
+    """llama.cpp knows by its place whether a layer attends to all tokens, and dropping one moves others."""
+    if "gguf" in recipe.export and len({layer.window for layer in spec.layers}) > 1:
+        raise InputError(
+            f"prune_layers: some layers of {spec.family} attend to a window and some to all tokens, in places that "
+            "llama.cpp takes for granted; without a layer others move. Leave gguf out of export (ONNX holds any "
+            "order), or prune neurons and heads instead"
+        )
 
 
 def _check_sparsity(spec: ModelSpec, step: Sparsify, recipe: Recipe) -> None:

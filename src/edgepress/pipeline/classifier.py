@@ -27,6 +27,7 @@ from edgepress.errors import InputError, require
 from edgepress.pipeline.classifier_files import finished, tidy, write_classifier
 from edgepress.pipeline.classifier_job import ClassifierJob, Data, Trained
 from edgepress.pipeline.classifier_record import make_record, measure_cost
+from edgepress.pipeline.own_output import check_own_output
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 
@@ -44,6 +45,7 @@ def train_classifier(job: ClassifierJob, out: Path) -> ClassifierRecord:
     """
     for drawn_by in ("jinja2", "plotly"):  # refused now and not after the training
         require(drawn_by, "report")
+    check_own_output("classifier", out, str(job.student))
     data = _data(job)
     with brief_waits():
         from edgepress.compress.classify.forward import encode_texts, logits_of

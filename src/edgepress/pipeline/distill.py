@@ -29,6 +29,8 @@ from edgepress.compress.student.student import Student
 from edgepress.errors import InputError, require, require_installed
 from edgepress.pipeline.distill_job import Job
 from edgepress.pipeline.distilled_student import finished, tidy, write_student
+from edgepress.pipeline.held_shapes import note_refused_exports
+from edgepress.pipeline.own_output import check_own_output
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.train_student import Trained, train_student
 from edgepress.progress import say, silence
@@ -58,6 +60,7 @@ def distill(teacher: Student | None, student: Student | None, job: Job, out: Pat
         require(drawn_by, "report")
     if job.settings.train.lora:
         require_installed("peft", "compress")
+    check_own_output("distill", out, *(model.source for model in (teacher, student) if model))
     reader = _checked(teacher, student, job)
     if student is not None:
         check_rank(job.settings.train.lora, expected_shapes(student.spec, student.config))
@@ -67,6 +70,8 @@ def distill(teacher: Student | None, student: Student | None, job: Job, out: Pat
 
         with joined() as processes, silence(not processes.is_first):
             start = student or processes.after_first(partial(_start, reader, job, texts[0]))
+            if student is None:
+                note_refused_exports(start)
             key = _key(teacher, start, job)
             state = out / ".edgepress" / f"training-{key[:16]}"
             train = partial(

@@ -22,6 +22,7 @@ from edgepress.compress.student.student import Student
 from edgepress.errors import require
 from edgepress.pipeline.distilled_student import finished_record, lineage_of, tidy, write_trained
 from edgepress.pipeline.gad_job import GadJob
+from edgepress.pipeline.own_output import check_own_output
 from edgepress.pipeline.stages import Output, stage_key
 from edgepress.progress import say
 from edgepress.runtime.text import TextCodec
@@ -44,6 +45,7 @@ def gad(student: Student, job: GadJob, out: Path) -> GadRecord:
     """
     for drawn_by in ("jinja2", "plotly"):  # refused now and not after the training
         require(drawn_by, "report")
+    check_own_output("gad", out, student.source)
     pairs, held_out = _answers(student, job)
     with brief_waits():
         from edgepress.pipeline.train_against import train_against

@@ -8,10 +8,12 @@ from edgepress.artifact.families import LINEARS, layer_name
 from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.artifact.plan import ModelPlan, TensorPlan
 from edgepress.artifact.spec import LayerSpec
+from edgepress.artifact.weights import WeightSource
 from edgepress.compress.student.expected import expected_shapes
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.pipeline.targets import check_support
+from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget
 
 
@@ -42,6 +44,17 @@ def require_unlike_held(student: Student, targets: tuple[ExportTarget, ...]) -> 
     for target in targets:
         if target in refusals:
             raise InputError(f"widths: per_layer: {refusals[target]} (targets that hold it: {held or 'none'})")
+
+
+def note_refused_exports(model: WeightSource) -> None:
+    """Say which of GGUF and ONNX hold no model of this shape, and why: before it is trained."""
+    shapes = expected_shapes(model.spec, model.config)
+    tensors = tuple(TensorPlan(name=name, shape=shape, format="f32") for name, shape in shapes.items())
+    plan = ModelPlan(name="", spec=model.spec, config=model.config, tokenizer_dir=model.tokenizer_dir, tensors=tensors)
+    targets: tuple[ExportTarget, ...] = ("gguf", "onnx")
+    for target in targets:
+        if (refusal := _refusal(plan, target)) is not None:
+            say(f"note: a model of this shape cannot be exported to {target}: {refusal}")
 
 
 def _refusal(plan: ModelPlan, target: ExportTarget) -> str | None:

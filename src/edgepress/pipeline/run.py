@@ -20,6 +20,7 @@ from edgepress.compress.student.student import Student
 from edgepress.errors import BudgetNotMetError, InputError, ParityError
 from edgepress.export.parity import ParityReference, check_logits, parity_reference
 from edgepress.pipeline.check_pruning import check_pruning
+from edgepress.pipeline.own_output import check_own_output
 from edgepress.pipeline.plan import RunPlan, budget_target, check_disk, make_plan
 from edgepress.pipeline.press import press
 from edgepress.pipeline.prune import healed, prune
@@ -42,6 +43,7 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
         InputError: what :func:`~edgepress.pipeline.plan.make_plan` refuses, a foreign output directory, a full disk.
         ParityError: an exported file does not reproduce the checkpoint; it is not kept.
     """
+    check_own_output("run", out, student.source)
     with brief_waits():  # what self-written text takes depends on the processor, which torch is asked about
         plan = make_plan(student, recipe, targets, final=not recipe.reshapes)
     check_trimming(student, recipe)

@@ -20,6 +20,7 @@ from edgepress.compress.distill.shares import Shares, sizes_from_shares
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.pipeline.distilled_student import write_model
+from edgepress.pipeline.held_shapes import note_refused_exports
 from edgepress.pipeline.slice_job import SliceJob, SliceRecord
 from edgepress.progress import progress, say
 from edgepress.runtime.text import TextCodec
@@ -138,7 +139,9 @@ def _slice_decoder(model: str, job: SliceJob, out: Path) -> SliceRecord:
     _check_inputs(source.name, job, images=False)
     start = sizes_from_shares(source.spec, job.start) if isinstance(job.start, Shares) else job.start
     size = smaller_size(source, start, job.layers)
-    SelectedWeights(source, size)  # refuses what is not contained, before the model runs over the text
+    note_refused_exports(
+        SelectedWeights(source, size)
+    )  # refuses what is not contained, before the model runs over the text
     statistics = _decoder_statistics(source, job.text) if job.text else None
     student = SelectedWeights(source, size, statistics, by_importance=job.select == "importance")
     tensors = {}

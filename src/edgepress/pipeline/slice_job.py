@@ -62,7 +62,10 @@ def read_slice_start(start: str) -> Start:
     """
     path = Path(start)
     if "=" in start and not path.exists():
-        return _shares(dict(part.partition("=")[::2] for part in start.split(",")), "--start")
+        parts = [part.partition("=")[::2] for part in start.split(",")]
+        if len({name for name, _ in parts}) < len(parts):
+            raise InputError(f"--start {start}: names a share twice; give each once")
+        return _shares(dict(parts), "--start")
     try:
         found = read_sizes(path.read_text(encoding="utf-8"), start)
     except (OSError, UnicodeDecodeError) as error:

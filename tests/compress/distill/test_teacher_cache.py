@@ -228,13 +228,15 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("change", ["cut", "other shape", "gone"])
+@pytest.mark.parametrize("change", ["cut", "empty", "other shape", "gone"])
 def test_a_damaged_shard_is_refused_and_named(llama_dir: Path, own_cache: Path, change: str) -> None:
     source = open_student(str(llama_dir))
     TeacherCache(source, windows(), K)
     (file,) = own_cache.glob("*/ids.npy")
     if change == "cut":
         file.write_bytes(file.read_bytes()[:-1])
+    elif change == "empty":
+        file.write_bytes(b"")
     elif change == "gone":
         file.unlink()
     else:

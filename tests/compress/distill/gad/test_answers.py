@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tiny_models import make_model_dir
 
 from edgepress.compress.distill.gad.answers import block, write_answers
 from edgepress.compress.student.open import open_student
+from edgepress.errors import EdgepressError
 from edgepress.runtime.torch_reference import load_model
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -58,6 +60,13 @@ def test_an_answer_ends_with_the_first_token_that_ends_one(tmp_path: Path) -> No
     assert len(found[1]) == 1
     everything = frozenset(range(model.config.vocab_size))
     assert all(len(a) == 1 for a in write_answers(model, prompts(), MOST, everything, torch.Generator().manual_seed(1)))
+
+
+def test_a_student_that_training_has_broken_is_told_so(tmp_path: Path) -> None:
+    model = model_of("llama", tmp_path / "model")
+    torch.nn.init.constant_(model.lm_head.weight, math.inf)
+    with pytest.raises(EdgepressError, match=r"training diverged.*lower gad\.rate"):
+        write_answers(model, prompts(), MOST, frozenset(), torch.Generator().manual_seed(1))
 
 
 def test_a_block_marks_the_answers_tokens_and_their_last() -> None:
