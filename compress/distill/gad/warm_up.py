@@ -41,7 +41,8 @@ def warm_up(
     text = Text(texts.tokens.numpy().astype(np.int32), learned)
     loss = Loss(kl=0, hard_labels=1)
     trainer = Trainer(student, TextOnly(), text, loss, training, (0, 0))
-    return trainer.train(state, lambda model: cross_entropy(model, judged_by, settings.gad.piece_tokens), "cross-entropy")
+    piece_tokens = settings.gad.piece_tokens
+    return trainer.train(state, lambda model: cross_entropy(model, judged_by, piece_tokens), "cross-entropy")
 
 
 def cross_entropy(student: Any, texts: Block, piece_tokens: int) -> float:
