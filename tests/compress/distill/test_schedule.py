@@ -48,7 +48,7 @@ def test_rates_rise_and_fall() -> None:
     ("loss", "training", "message"),
     [
         (Loss(kl=0), TRAINING, "all weights are 0"),
-        (Loss(jsd=1), TRAINING, r"jsd needs more of the teacher .*; set train\.top_k: 0"),
+        (Loss(jsd=1), TRAINING, r"jsd needs more of the teacher .*; set top_k: 0"),
         (Loss(hidden=1, reverse_kl=1), TRAINING, "reverse_kl, hidden needs more"),
         (Loss(temperature=2.5), TRAINING, r"2\.5 is not among"),
         (Loss(), changed(top_k=321), r"top_k: 321, and the teacher's vocabulary has 320"),
