@@ -186,7 +186,9 @@ def check_loss(loss: Loss, training: Training, vocab: int) -> None:
         return
     if not loss.from_top_k:
         parts = ", ".join(name for name in ("reverse_kl", "jsd", "hidden") if getattr(loss, name))
-        raise InputError(f"loss: {parts} needs more of the teacher than a cache of its top_k; set top_k: 0")
+        raise InputError(
+            f"loss: {parts} needs more of the teacher than a cache of its top_k; set top_k: 0 (in settings under train)"
+        )
     if training.top_k > vocab:
         raise InputError(f"top_k: {training.top_k}, and the teacher's vocabulary has {vocab}; take that or less")
     if loss.temperature not in TEMPERATURES:

@@ -183,6 +183,18 @@ def settings(content: str) -> Callable[[Path], object]:
     return lambda root: (root / "settings.yaml").write_text(content, encoding="utf-8")
 
 
+@pytest.mark.parametrize("read", ["teacher", "student"])
+def test_a_model_that_is_read_is_not_written_over(read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "student"):
+        make_model_dir("llama", tmp_path / name)
+        (tmp_path / name / ".edgepress").mkdir()  # as in a student that edgepress has written
+    (tmp_path / "text.txt").write_text(CORPUS * 12, encoding="utf-8")
+    models = ("--teacher", "teacher", "--student", "student")
+    done = edgepress("distill", *models, "--text", "text.txt", "-o", read)
+    assert f"{read}: holds {read}, which is read" in done.error()
+
+
 STUDENT = ("--student", "student")
 START = ("--start", "sizes.json")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgepress.artifact.families import FAMILIES
 from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.prune.config import PruneFfn, PruneHeads, PruneHidden, PruneLayers, Sparsify
 from edgepress.compress.student.student import Student
@@ -31,7 +32,7 @@ def check_pruning(student: Student, recipe: Recipe, targets: tuple[ExportTarget,
         if isinstance(step, Sparsify):
             _check_sparsity(spec, step, recipe)
         if isinstance(step, PruneLayers) and step.part == "layer" and step.drop:
-            _check_alternating(spec, recipe)
+            _check_alternating(spec, targets)
         spec = shape_after(step, spec)
         unlike_wanted = isinstance(step, PruneFfn | PruneHeads) and step.widths == "per_layer"
         if unlike_wanted and not is_held(student, unlike(student), recipe.export, biased=False):
@@ -60,13 +61,14 @@ def _in_words(before: ModelSpec, after: ModelSpec) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _check_alternating(spec: ModelSpec, recipe: Recipe) -> None:
+def _check_alternating(spec: ModelSpec, targets: tuple[ExportTarget, ...]) -> None:
     """llama.cpp knows by its place whether a layer attends to all tokens, and dropping one moves others."""
-    if "gguf" in recipe.export and len({layer.window for layer in spec.layers}) > 1:
+    fixed = FAMILIES[spec.family].window_pattern is not None
+    if fixed and "gguf" in targets and len({layer.window for layer in spec.layers}) > 1:
         raise InputError(
             f"prune_layers: some layers of {spec.family} attend to a window and some to all tokens, in places that "
-            "llama.cpp takes for granted; without a layer others move. Leave gguf out of export (ONNX holds any "
-            "order), or prune neurons and heads instead"
+            "llama.cpp takes for granted; without a layer others move. Leave gguf out of export (ONNX and "
+            "TensorRT hold any order), or prune neurons and heads instead"
         )
 
 

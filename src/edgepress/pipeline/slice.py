@@ -139,9 +139,8 @@ def _slice_decoder(model: str, job: SliceJob, out: Path) -> SliceRecord:
     _check_inputs(source.name, job, images=False)
     start = sizes_from_shares(source.spec, job.start) if isinstance(job.start, Shares) else job.start
     size = smaller_size(source, start, job.layers)
-    note_refused_exports(
-        SelectedWeights(source, size)
-    )  # refuses what is not contained, before the model runs over the text
+    contained = SelectedWeights(source, size)  # refuses what is not, before the model runs over the text
+    note_refused_exports(contained)
     statistics = _decoder_statistics(source, job.text) if job.text else None
     student = SelectedWeights(source, size, statistics, by_importance=job.select == "importance")
     tensors = {}

@@ -51,7 +51,7 @@ def train_against(
     say(f"student: {sum(value.numel() for value in student.parameters()):,} parameters")
     warmed: WarmUpRecord | None = None
     if settings.warm_up.passes:
-        say("warm-up: cross-entropy with the teacher's answers; the held-out divergence is that of held-out ones")
+        say("warm-up: cross-entropy with the teacher's answers")
         course = warm_up(student, pairs, held_out, settings, TrainerState(state / "warm-up"))
         warmed = WarmUpRecord(steps=course.steps, before=course.checks[0].held_out, after=course.best.held_out)
     reference = copy.deepcopy(student)
