@@ -112,7 +112,7 @@ def _pruned_divergence(
     reference: tuple[torch.Tensor, torch.Tensor],
 ) -> NDArray[np.float64]:
     output = Output(folder / "out")
-    with output.claim():
+    with output.claim("run"):
         pruned = prune(student, recipe, output)
         return divergences(reference, (final_states(pruned, windows), head_of(pruned)))
 

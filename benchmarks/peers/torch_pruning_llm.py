@@ -149,7 +149,7 @@ def compare(arguments: argparse.Namespace) -> None:
                 recipe = Recipe(calibration=text, compress=(step_for(student, left),), export=("gguf", "onnx"))
                 with tempfile.TemporaryDirectory(prefix="edgepress-pruning-") as folder:
                     output = Output(Path(folder) / "out")
-                    with output.claim():
+                    with output.claim("run"):
                         pruned = prune(student, recipe, output)
                         left, model = pruned.parameters, load_model(pruned)
                         for stage, ours in _judge(arguments, student, model, judged, reference).items():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+from edgepress.compress.bounds import Count, Seed
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,4 +22,4 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     files: tuple[str, ...] = ()
     samples: Count = 128
     length: Annotated[int, msgspec.Meta(ge=8)] = 512
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63 - 1)] = 0
+    seed: Seed = 0

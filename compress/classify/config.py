@@ -8,15 +8,11 @@ from typing import Annotated, Literal, get_args
 import msgspec
 import yaml
 
+from edgepress.compress.bounds import Count, Natural, Positive, Seed, Weight
 from edgepress.compress.calibrate.tokens import read_text, require_file
 from edgepress.errors import InputError
 
-MOST = 1e12  # keeps infinity out
-Positive = Annotated[float, msgspec.Meta(gt=0, le=MOST)]
-MOST_SEED = 2**63 - 2
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Mode = Literal["head", "whole"]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ClassifierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,12 +44,12 @@ class ClassifierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     piece: Count = 16
     rate: Positive = 5e-5
     warm_up: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=MOST)] = 0.01
+    weight_decay: Weight = 0.01
     checks: Count = 8
     patience: Natural = 3
     save_steps: Count = 50
     precision: Literal["auto", "float32"] = "auto"
-    seed: Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)] = 0
+    seed: Seed = 0
 
     def steps(self, texts: int) -> int:
         """Steps of the whole run over so many texts."""

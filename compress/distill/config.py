@@ -8,16 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgepress.artifact.families import LAYER
+from edgepress.compress.bounds import Count, Natural, Positive, Seed, Share, Weight
 from edgepress.errors import InputError
 
 Distance = Literal["mse", "cosine"]
-MOST = 1e12  # keeps infinity out
-Weight = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
-Positive = Annotated[float, msgspec.Meta(gt=0, le=MOST)]
-MOST_SEED = 2**63 - 2
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-
 _LAYERS = LAYER.partition("{")[0]
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)  # that a teacher's cache knows the tails at
 
@@ -102,12 +96,12 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep: Literal["best", "last"] = "best"
     save_steps: Count = 50
     checkpointing: bool = False
-    on_policy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    on_policy: Share = 0.0
     prompt: Count = 16
     precision: Literal["auto", "float32"] = "auto"
     lora: Lora | None = None
     embedding: Literal["trained", "frozen"] = "trained"
-    seed: Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)] = 0
+    seed: Seed = 0
 
     @property
     def windows_per_step(self) -> int:

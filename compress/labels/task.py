@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 import msgspec
 import yaml
 
+from edgepress.compress.bounds import Share
 from edgepress.compress.calibrate.tokens import read_text, require_file
 from edgepress.errors import InputError
 from edgepress.runtime.text import TextCodec
 
 Calibration = Literal["none", "contextual", "batch", "prior"]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 TEXT = "{text}"
 
 

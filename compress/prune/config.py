@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgepress.compress.bounds import Natural
+
 Method = Literal["obs", "flap", "wanda_sp", "activation", "magnitude"]
 Unit = Literal["heads", "groups"]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
 Divisor = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Widths = Literal["auto", "uniform", "per_layer"]
 

@@ -25,6 +25,7 @@ import msgspec
 import yaml
 
 from edgepress.artifact.tensorrt_layout import DEFAULTS, TensorrtOptions
+from edgepress.compress.bounds import Count, Natural
 from edgepress.compress.calibrate.config import Calibration
 from edgepress.compress.distill.config import DistillStep
 from edgepress.compress.prune.config import (
@@ -52,9 +53,6 @@ STEPS: tuple[type[msgspec.Struct], ...] = get_args(CompressStep)
 ExportTarget = Literal["gguf", "onnx", "tensorrt"]
 TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-
 
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How quality is measured. Without ``files`` the text is written by the student itself, from another seed.
@@ -71,11 +69,11 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Bench(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How speed is measured; all lengths in tokens."""
 
-    prompt: Positive = 512
-    generate: Positive = 128
+    prompt: Count = 512
+    generate: Count = 128
     depth: Annotated[tuple[Natural, ...], msgspec.Meta(min_length=1)] = (0,)
-    repetitions: Positive = 5
-    threads: Positive | None = None
+    repetitions: Count = 5
+    threads: Count | None = None
 
 
 class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +84,7 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         "Explain in two sentences why the sky is blue.",
         "Write a Python function that returns the larger of two numbers.",
     )
-    tokens: Positive = 64
+    tokens: Count = 64
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -45,7 +45,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(student: Path, recipe: Recipe, out: Path) -> dict[str, Path]:
     output = Output(out)
-    with output.claim():
+    with output.claim("run"):
         models = peer_models(open_student(str(student)), recipe, output)
     return {label: model.path for label, model in models.items()}
 

@@ -184,7 +184,7 @@ def test_a_prediction_that_is_off_is_not_kept_either(
     def off_by_one(model: Any, target: ExportTarget, *options: Any) -> dict[str, int]:
         return {path: size + 1 for path, size in predict_files(model, target, *options).items()}
 
-    monkeypatch.setattr("edgepress.pipeline.run.predict_files", off_by_one)
+    monkeypatch.setattr("edgepress.pipeline.export.predict_files", off_by_one)
     with pytest.raises(ParityError, match=r"gguf/model\.gguf: \d+ bytes written, \d+ predicted"):
         press(student_dir, tmp_path / "out")
     assert not (tmp_path / "out" / "gguf").exists()

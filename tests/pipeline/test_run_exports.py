@@ -11,7 +11,7 @@ from pressing import BOTH, press, step
 from tiny_models import make_model_dir
 
 from edgepress.errors import InputError
-from edgepress.pipeline.run import export
+from edgepress.pipeline.export import export
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

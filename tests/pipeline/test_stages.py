@@ -43,7 +43,7 @@ def names(directory: Path) -> set[str]:
 def test_a_finished_stage_is_not_made_again(output: Output, capsys: pytest.CaptureFixture[str]) -> None:
     make = Maker()
     for _ in range(2):
-        with output.claim():
+        with output.claim("run"):
             directory = output.run("stage", "key", make)
     assert make.times == 1
     assert (directory / "deep" / "file").read_text() == "content"
@@ -51,7 +51,7 @@ def test_a_finished_stage_is_not_made_again(output: Output, capsys: pytest.Captu
 
 
 def test_another_key_makes_it_again_and_nothing_of_the_old_remains(output: Output) -> None:
-    with output.claim():
+    with output.claim("run"):
         output.run("stage", "key", Maker("old"))
         (output.root / "stage" / "stray").write_text("x")
         output.run("stage", "another", Maker("new"))
@@ -73,7 +73,7 @@ TAMPERINGS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("tampering", TAMPERINGS)
 def test_what_is_not_as_it_was_left_is_made_again(tampering: str, output: Output) -> None:
     make = Maker()
-    with output.claim():
+    with output.claim("run"):
         output.run("stage", "key", make)
         TAMPERINGS[tampering](output.root / "stage")
         assert not output.is_done("stage", "key")
@@ -84,7 +84,7 @@ def test_what_is_not_as_it_was_left_is_made_again(tampering: str, output: Output
 
 
 def test_what_was_derived_from_a_stage_goes_when_the_stage_does(output: Output) -> None:
-    with output.claim():
+    with output.claim("run"):
         output.run("first", "key", Maker())
         output.run("second", "key", Maker())
         output.run("other", "key", Maker())
@@ -100,7 +100,7 @@ def test_a_failure_leaves_no_stage_and_no_record(output: Output) -> None:
         (directory / "half").write_text("x")
         raise ZeroDivisionError
 
-    with output.claim():
+    with output.claim("run"):
         with pytest.raises(ZeroDivisionError):
             output.run("stage", "key", fail)
         assert names(output.root) == {".edgepress"}
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(output: Output) -> None:
         (directory / "half").write_text("x")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with output.claim(), pytest.raises(InputError, match="out/stage: the disk is full; free some space"):
+    with output.claim("run"), pytest.raises(InputError, match="out/stage: the disk is full; free some space"):
         output.run("stage", "key", fill)
     assert names(output.root) == {".edgepress"}
 
@@ -126,7 +126,7 @@ from edgepress.errors import InputError
 from edgepress.pipeline.stages import Output
 
 output = Output(Path(sys.argv[1]) / "out")
-with output.claim():
+with output.claim("run"):
     for size in (1 << 20, 1 << 10):
         try:
             output.run("stage", "key", lambda directory: (directory / "file").write_bytes(bytes(size)))
@@ -153,7 +153,7 @@ def half(directory):
     os.kill(os.getpid(), signal.SIGKILL)
 
 output = Output(Path(sys.argv[1]))
-with output.claim():
+with output.claim("run"):
     output.run("stage", "key", half)
 """
 
@@ -163,7 +163,7 @@ def test_a_killed_runs_working_directory_is_ignored_and_removed(output: Output) 
     assert done.returncode == -signal.SIGKILL
     assert names(output.root) == {".edgepress", ".stage.partial"}
     make = Maker()
-    with output.claim():
+    with output.claim("run"):
         assert not output.is_done("stage", "key")
         output.run("stage", "key", make)
     assert make.times == 1
@@ -174,7 +174,7 @@ def test_a_killed_runs_working_directory_is_ignored_and_removed(output: Output) 
 def test_a_stage_without_its_record_counts_as_unfinished(output: Output) -> None:
     """The rename came through, the record did not."""
     make = Maker()
-    with output.claim():
+    with output.claim("run"):
         (output.root / "stage").mkdir()
         make(output.root / "stage")
         output.run("stage", "key", make)
@@ -186,7 +186,7 @@ def test_a_foreign_directory_is_refused_and_untouched(output: Output) -> None:
     (output.root / "thesis.tex").write_text("x")
 
     def claim() -> None:
-        with output.claim():
+        with output.claim("run"):
             pass
 
     with pytest.raises(InputError, match="is not empty and was not written by edgepress; choose another directory"):
@@ -197,16 +197,16 @@ def test_a_foreign_directory_is_refused_and_untouched(output: Output) -> None:
 def test_an_empty_directory_and_a_new_one_are_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for root in (tmp_path / "empty", tmp_path / "new" / "deep"):
-        with Output(root).claim():
+        with Output(root).claim("run"):
             pass
         assert names(root) == {".edgepress"}
 
 
 def test_a_file_and_an_unwritable_place_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="file: exists and is not a directory"), Output(tmp_path / "file").claim():
+    with pytest.raises(InputError, match="file: exists and is not a directory"), Output(tmp_path / "file").claim("run"):
         pass
-    with pytest.raises(InputError, match="cannot be created"), Output(tmp_path / "file" / "below").claim():
+    with pytest.raises(InputError, match="cannot be created"), Output(tmp_path / "file" / "below").claim("run"):
         pass
 
 
@@ -216,7 +216,7 @@ import sys
 from pathlib import Path
 from edgepress.pipeline.stages import Output
 
-with Output(Path(sys.argv[1])).claim():
+with Output(Path(sys.argv[1])).claim("run"):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -227,21 +227,21 @@ def test_two_runs_at_once_are_refused_and_one_after_the_other_are_not(output: Ou
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "claimed\n"
-        with pytest.raises(InputError, match="another edgepress run is writing here"), output.claim():
+        with pytest.raises(InputError, match="another edgepress run is writing here"), output.claim("run"):
             pass
         holder.kill()
-    with output.claim():
+    with output.claim("run"):
         output.run("stage", "key", Maker())
 
 
 def test_two_claims_in_one_process_are_refused_too(output: Output) -> None:
     with (
-        output.claim(),
+        output.claim("run"),
         pytest.raises(InputError, match="another edgepress run"),
-        Output(output.root).claim(),
+        Output(output.root).claim("run"),
     ):
         pass
-    with output.claim():
+    with output.claim("run"):
         pass
 
 

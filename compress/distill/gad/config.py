@@ -6,9 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgepress.compress.distill.config import MOST_SEED, Count, Natural, Positive, Weight
-
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+from edgepress.compress.bounds import Count, Natural, Positive, Seed, Share, Weight
 
 
 class WarmUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +81,7 @@ class Adversarial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     judge_steps: Count = 50
     piece_tokens: Count = 2048
     save_steps: Count = 10
-    seed: Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)] = 0
+    seed: Seed = 0
 
     @property
     def all_steps(self) -> int:

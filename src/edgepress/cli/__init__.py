@@ -7,24 +7,32 @@ input, 3 done but a stated budget was missed. With ``--json`` stdout is one docu
 from __future__ import annotations
 
 import sys
+from typing import Any
+
+import typer
 
 from edgepress.artifact.files import is_disk_full
 from edgepress.cli.app import app
 from edgepress.errors import EdgepressError
 
 _INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy of click which typer brings
 
 
 def main() -> None:
     """Entry point of the ``edgepress`` command."""
     try:
-        app(prog_name="edgepress")
+        ending = app(sys.argv[1:] or ["--help"], prog_name="edgepress", standalone_mode=False)
+        if ending == _INTERRUPTED:
+            raise typer.Abort
+        sys.exit(ending)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "edgepress"
+        _fail(f"{error.format_message().rstrip('.')} (see '{command} --help')", 2)
+    except typer.Abort:
+        _fail("interrupted; run the same command to go on", _INTERRUPTED)
     except EdgepressError as error:
         _fail(str(error), error.exit_code)
-    except SystemExit as ending:
-        if ending.code == _INTERRUPTED:
-            _fail("interrupted; run the same command to go on", _INTERRUPTED)
-        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         hint = "; the disk is full: free some space and run the same command again" if is_disk_full(error) else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepress.cli.app import Engine, Json, Threads, app, print_json
+from edgepress.compress.bounds import MOST_SEED
 from edgepress.errors import InputError
 from edgepress.progress import say
 
@@ -48,7 +49,7 @@ def answers(
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="At most this many tokens per answer.")] = 512,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="Of the sampling; 0 is greedy.")] = 0.0,
     per_prompt: PerPrompt = 1,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the sampling.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="Of the sampling.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Of an endpoint's models, this one.")] = None,
     key_env: KeyEnv = None,
     at_once: Annotated[int, typer.Option("--at-once", min=1, max=64, help="Requests to an endpoint at a time.")] = 4,

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from edgepress.cli.app import Json, app, print_json
+from edgepress.compress.bounds import MOST_SEED
 from edgepress.errors import InputError
 from edgepress.huge_pages import in_huge_pages
 
@@ -46,7 +47,7 @@ def distill(
     settings: SettingsName = None,
     tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Train on this many.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, max=2**63 - 2, help="Of the order of the text and what is held out.")
+        int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="Of the order of the text and what is held out.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -17,21 +17,15 @@ def edge_llm(
     json: Json = False,
 ) -> None:
     """A checkpoint for NVIDIA's TensorRT Edge-LLM: our INT4 integers in GPTQ's layout, into OUT/edge-llm."""
-    from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
     from edgepress.artifact.files import atomic_directory, tree_bytes
-    from edgepress.artifact.manifest import check_files
-    from edgepress.errors import InputError
     from edgepress.export.edge_llm.writer import check_edge_llm_support, export_edge_llm
+    from edgepress.pipeline.export import checkpoint_of, exporter
     from edgepress.pipeline.stages import Output
 
-    directory = artifact if is_checkpoint(artifact) else artifact / "checkpoint"
-    if not is_checkpoint(directory):
-        raise InputError(f"{artifact}: no checkpoint here; give the output of 'edgepress compress' or 'edgepress run'")
-    check_files(artifact, "checkpoint")
-    checkpoint = Checkpoint(directory)
+    checkpoint = checkpoint_of(artifact)
     check_edge_llm_support(checkpoint.plan())
     final = out / "edge-llm"
-    with Output(out).claim(), atomic_directory(final) as working:
+    with Output(out).claim(exporter(checkpoint, out)), atomic_directory(final) as working:
         export_edge_llm(checkpoint, working)
     if json:
         print_json({"out": str(final), "bytes": tree_bytes(final)})

@@ -41,7 +41,7 @@ def encoder(
         raise InputError(f"{directory}: no such directory; give a Hugging Face directory")
     check_calibrated(calibration, chosen)  # before OUT is made
     final = out / "tensorrt"
-    with Output(out).claim(), atomic_directory(final) as working:
+    with Output(out).claim("encoder"), atomic_directory(final) as working:
         record = export_encoder(
             directory, working, calibration=calibration, weights=chosen, dtype=floats, samples=samples, batch=batch
         )

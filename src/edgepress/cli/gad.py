@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from edgepress.cli.app import Json, app, print_json
+from edgepress.compress.bounds import MOST_SEED
 from edgepress.huge_pages import in_huge_pages
 
 Answers = Annotated[
@@ -35,7 +36,7 @@ def gad(
     held_out: HeldOutAnswers = None,
     settings: GadSettingsFile = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, max=2**63 - 2, help="Of prompts, samples and what is held out.")
+        int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="Of prompts, samples and what is held out.")
     ] = None,
     json: Json = False,
 ) -> None:

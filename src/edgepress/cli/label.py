@@ -10,6 +10,7 @@ import typer
 
 from edgepress.cli.app import Engine, Json, app, print_json
 from edgepress.cli.tables import print_rows
+from edgepress.compress.bounds import MOST_SEED
 
 Gold = Annotated[
     Path | None, typer.Option("--gold", help="JSONL of {text, label} to judge by; nothing learns from it.")
@@ -73,7 +74,7 @@ def classifier(
     mode: Annotated[
         str | None, typer.Option("--mode", help="head (in seconds) or whole, in place of the settings'.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, max=2**63 - 2, help="In place of the settings'.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="In place of the settings'.")] = None,
     json: Json = False,
 ) -> None:
     """Train a small classifier on labels, above all a teacher's."""

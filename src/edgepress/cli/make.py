@@ -89,7 +89,7 @@ def export(
 ) -> None:
     """Export a checkpoint to OUT/gguf, OUT/onnx or OUT/tensorrt, through the parity gate."""
     from edgepress.artifact.files import tree_bytes
-    from edgepress.pipeline import run as pipeline
+    from edgepress.pipeline.export import export as export_artifact
 
     targets = tuple(_target(name) for name in to)
     options = TensorrtOptions(
@@ -99,7 +99,7 @@ def export(
         call_tokens=call_tokens,
         context=context,
     )
-    pipeline.export(artifact, targets, out, options)
+    export_artifact(artifact, targets, out, options)
     written = {
         file.relative_to(out).as_posix(): tree_bytes(file)
         for name in targets

@@ -55,7 +55,7 @@ def train_classifier(job: ClassifierJob, out: Path) -> ClassifierRecord:
         tokens = {part: encode_texts(opened, texts, job.settings.length) for part, texts in _texts(data).items()}
         key = _key(opened.digest, job)
         output = Output(out)
-        with output.claim():
+        with output.claim("classifier"):
             if done := finished(out, key):
                 say("classifier: up to date")
                 tidy(out)

@@ -82,7 +82,7 @@ def distill(teacher: Student | None, student: Student | None, job: Job, out: Pat
                 if not processes.from_first(lambda: True):
                     train()
                 return None
-            with Output(out).claim():
+            with Output(out).claim("distill"):
                 done = finished(out, key)
                 if processes.from_first(lambda: done is not None):
                     say("student: up to date")

@@ -53,7 +53,7 @@ def gad(student: Student, job: GadJob, out: Path) -> GadRecord:
         texts = text_digest(job.text), text_digest(job.held_out)
         key = stage_key("gad", _VERSION, student.digest(), job.settings, texts)
         output = Output(out)
-        with output.claim():
+        with output.claim("gad"):
             if done := finished_record(out, key, GAD_RECORD_FILE, GadRecord):
                 say("student: up to date")
                 tidy(out)

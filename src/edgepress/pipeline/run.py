@@ -1,4 +1,4 @@
-"""compress, export, run: the stages in order."""
+"""``edgepress compress``: the stages in order."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from typing import Any
 
 import msgspec
 
-from edgepress.artifact.checkpoint import Checkpoint, is_checkpoint
+from edgepress.artifact.checkpoint import Checkpoint
 from edgepress.artifact.files import sha256_file
-from edgepress.artifact.manifest import Lineage, build_manifest, check_files, list_files, write_manifest
-from edgepress.artifact.tensorrt_layout import ADDED_LATER, DEFAULTS, TensorrtOptions
+from edgepress.artifact.manifest import Lineage, build_manifest, list_files, write_manifest
+from edgepress.artifact.tensorrt_layout import ADDED_LATER, TensorrtOptions
 from edgepress.compress.calibrate.tokens import calibration_digest
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.prune.config import Sparsify
 from edgepress.compress.search.records import read_allocation
 from edgepress.compress.student.student import Student
-from edgepress.errors import BudgetNotMetError, InputError, ParityError
-from edgepress.export.parity import ParityReference, check_logits, parity_reference
+from edgepress.errors import BudgetNotMetError
 from edgepress.pipeline.check_pruning import check_pruning
+from edgepress.pipeline.export import export_targets
 from edgepress.pipeline.own_output import check_own_output
 from edgepress.pipeline.plan import RunPlan, budget_target, check_disk, make_plan
 from edgepress.pipeline.press import press
 from edgepress.pipeline.prune import healed, prune
 from edgepress.pipeline.prune_step import ZEROS_ARE_READ, shape_change
 from edgepress.pipeline.stages import Output, stage_key
-from edgepress.pipeline.targets import check_gpus, predict_files
+from edgepress.pipeline.targets import predict_files
 from edgepress.pipeline.text_needed import needs_calibration, rounding_needs_text
 from edgepress.pipeline.trim import check_trimming, trim, trimmed_student, what_trimming_did
 from edgepress.progress import say
 from edgepress.recipe import TARGETS, ExportTarget, Recipe
-from edgepress.runtime.locate import ModelFile
 
 _TOOLS = ("edgepress", "torch", "transformers", "numpy", "gguf", "onnx", "onnxruntime", "onnxruntime-genai")
 
@@ -50,7 +49,7 @@ def compress(student: Student, recipe: Recipe, out: Path, targets: tuple[ExportT
     check_pruning(student, recipe, targets)
     check_disk(plan, out)
     output = Output(out)
-    with output.claim():
+    with output.claim("run"):
         state(student, plan)
         whole = trim(student, recipe, output)
         start = prune(whole, recipe, output)
@@ -94,63 +93,6 @@ def _with_chosen_formats(
     return msgspec.structs.replace(plan, model=model, files=files)
 
 
-def export_targets(
-    checkpoint: Checkpoint,
-    targets: tuple[ExportTarget, ...],
-    output: Output,
-    checkpoint_key: str,
-    options: TensorrtOptions = DEFAULTS,
-) -> None:
-    """Export a checkpoint to each target, through the parity gate; TensorRT engines for their targets behind it."""
-    capabilities = check_gpus(checkpoint.plan(), options.targets if "tensorrt" in targets else ())
-    reference: list[ParityReference] = []
-    for target in targets:
-
-        def make(directory: Path, target: ExportTarget = target) -> None:
-            model = _export(checkpoint, target, directory, options)
-            _check_size(checkpoint, target, directory, options)
-            if not reference:
-                reference.append(parity_reference(checkpoint))
-            result = check_logits(model, checkpoint, reference[0])
-            say(f"{target}: parity in {result.engine}: KLD {result.kld_mean:.2e} (bound {result.bound:g})")
-
-        # GPUs are not in the key: their engines come behind the export and go on standing beside others.
-        asked = [2, msgspec.structs.replace(options, targets=())] if target == "tensorrt" else [1]
-        key = stage_key("export", asked[0], target, checkpoint_key, *asked[1:])
-        added = ADDED_LATER if target == "tensorrt" else ()
-        made = output.run(target, key, make, added=added)
-        if target == "tensorrt":
-            _build_engines(made, capabilities)
-
-
-def _build_engines(directory: Path, capabilities: tuple[str, ...]) -> None:
-    from edgepress.export.tensorrt.engine import build_engine
-
-    for capability in capabilities:
-        build_engine(directory, capability)
-
-
-def export(artifact: Path, targets: tuple[ExportTarget, ...], out: Path, options: TensorrtOptions = DEFAULTS) -> None:
-    """``edgepress export``: an existing checkpoint to files.
-
-    Raises:
-        InputError: no checkpoint there, a target that cannot hold it, or a GPU that cannot compute with it.
-    """
-    if options != DEFAULTS and "tensorrt" not in targets:
-        raise InputError("GPUs, profiles and limits are those of TensorRT engines; add --to tensorrt")
-    directory = artifact if is_checkpoint(artifact) else artifact / "checkpoint"
-    if not is_checkpoint(directory):
-        raise InputError(f"{artifact}: no checkpoint here; give the output of 'edgepress compress' or 'edgepress run'")
-    check_files(artifact, "checkpoint")
-    checkpoint = Checkpoint(directory)
-    for target in targets:
-        predict_files(checkpoint.plan(), target, options)
-    check_gpus(checkpoint.plan(), options.targets)
-    output = Output(out)
-    with output.claim():
-        export_targets(checkpoint, targets, output, checkpoint.digest(), options)
-
-
 def state(student: Student, plan: RunPlan) -> None:
     """Say what was loaded and what the work will need."""
     say(f"student {student.name}: {student.parameters / 1e6:.1f} M parameters, {student.spec.family} family")
@@ -168,41 +110,6 @@ def _checkpoint_key(student: Student, recipe: Recipe) -> str:
     if step.costs is not None:  # what the file says counts, not where it lies
         step = msgspec.structs.replace(step, costs=sha256_file(Path(step.costs)))
     return stage_key("checkpoint", 4, student.digest(), step, calibration, student.name, target)
-
-
-def _export(checkpoint: Checkpoint, target: ExportTarget, directory: Path, options: TensorrtOptions) -> ModelFile:
-    """Write one target and compare its integers with the checkpoint's."""
-    if target == "gguf":
-        from edgepress.export.gguf.tokenizer.check import check_tokenizer
-        from edgepress.export.gguf.verify import verify_gguf
-        from edgepress.export.gguf.writer import export_gguf
-
-        path = directory / "model.gguf"
-        export_gguf(checkpoint, path)
-        verify_gguf(path, checkpoint)
-        check_tokenizer(path, checkpoint.tokenizer_dir)
-        return ModelFile(engine="llama.cpp", path=path)
-    if target == "tensorrt":
-        from edgepress.export.tensorrt.verify import verify_tensorrt
-        from edgepress.export.tensorrt.writer import export_tensorrt
-
-        export_tensorrt(checkpoint, directory, options)
-        verify_tensorrt(directory, checkpoint)
-        return ModelFile(engine="onnxruntime", path=directory)
-    from edgepress.export.onnx.verify import verify_onnx
-    from edgepress.export.onnx.writer import export_onnx
-
-    export_onnx(checkpoint, directory)
-    verify_onnx(directory, checkpoint)
-    return ModelFile(engine="onnxruntime", path=directory)
-
-
-def _check_size(checkpoint: Checkpoint, target: ExportTarget, directory: Path, options: TensorrtOptions) -> None:
-    """The plan promised exact sizes; hold it to that."""
-    for path, size in predict_files(checkpoint.plan(), target, options).items():
-        written = (directory / path.removeprefix(f"{target}/")).stat().st_size
-        if written != size:
-            raise ParityError(f"{path}: {written} bytes written, {size} predicted; please report this")
 
 
 def _manifest(student: Student, recipe: Recipe, plan: RunPlan, out: Path, parts: list[str]) -> None:

@@ -3,6 +3,9 @@
 A stage writes into a working directory beside its final name, which then takes that name in one rename; only after
 that a record is written with the stage's key and the sha256 of its files. A stage whose record matches its key, and
 whose files match the record, is not run again.
+
+A directory belongs to the command that first wrote there, from its beginning on: what a killed run has left to go on
+from is as safe from other commands as what a finished one has made.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +25,9 @@ from edgepress.artifact.manifest import FileEntry, list_files
 from edgepress.errors import InputError
 from edgepress.progress import say
 
+Command = Literal["run", "export", "encoder", "distill", "gad", "classifier"]  # run stands for compress as well
 _RECORDS = ".edgepress"
+_LOCK, _OWNER = "lock", "command"
 
 
 class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,24 +48,46 @@ class Output:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Make the directory, refuse a foreign one, and keep other runs out while the block runs.
+    def check(self, command: Command) -> None:
+        """Refuse a directory that a command may not write into.
 
         Raises:
-            InputError: the path is a file, holds other things, or another run is writing to it.
+            InputError: the path is a file, holds other things, or what another command wrote or has begun.
         """
         records = self.root / _RECORDS
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: exists and is not a directory")
         if self.root.is_dir() and any(self.root.iterdir()) and not records.is_dir():
             raise InputError(f"{self.root}: is not empty and was not written by edgepress; choose another directory")
+        if (owner := self._owner()) not in (None, command):
+            raise InputError(f"{self.root}: holds what 'edgepress {owner}' wrote; choose another directory")
+
+    @contextmanager
+    def claim(self, command: Command) -> Iterator[None]:
+        """Make the directory, refuse another's, and keep other runs out while the block runs.
+
+        Raises:
+            InputError: as :meth:`check`, or another run is writing to it.
+        """
+        self.check(command)
+        records = self.root / _RECORDS
         try:
             records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.root}: cannot be created ({error.strerror})") from error
-        with sole_writer(self.root, records / "lock"):
+        with sole_writer(self.root, records / _LOCK):
+            self.check(command)  # another command may have come before
+            write_atomically(records / _OWNER, command)
             yield
+
+    def _owner(self) -> str | None:
+        """The command that wrote into the directory; none where nothing but its mark lies there."""
+        records = self.root / _RECORDS
+        owner = records / _OWNER
+        if not owner.is_file():
+            return None
+        left = {path.name for path in (*self.root.iterdir(), *records.iterdir())}
+        return owner.read_text() if left - {_RECORDS, _LOCK, _OWNER} else None
 
     def run(
         self,

@@ -32,7 +32,7 @@ def run_whole(student: Student, recipe: Recipe, out: Path) -> dict[str, Any]:
     compress(student, recipe, out, recipe.export)
     original, student = student, trimmed_student(student, recipe, out)
     output = Output(out)
-    with output.claim():
+    with output.claim("run"):
         models: dict[str, ModelFile] = {target: choose_model(out / target, ENGINES[target]) for target in recipe.export}
         measured = recipe.evaluate is not None or recipe.bench is not None
         if recipe.baseline and "gguf" in recipe.export and measured:

@@ -170,9 +170,18 @@ def test_the_command_writes_it_and_says_what_comes_next(tmp_path: Path) -> None:
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     checkpoint_of("llama", tmp_path)
-    with Output(tmp_path / "out").claim():
+    with Output(tmp_path / "out").claim("export"):
         message = edgepress("edge-llm", tmp_path / "checkpoint", "-o", tmp_path / "out").error()
     assert "another edgepress run is writing here" in message
+
+
+def test_what_another_command_wrote_is_refused(tmp_path: Path) -> None:
+    checkpoint_of("llama", tmp_path)
+    with Output(tmp_path / "out").claim("run"):
+        (tmp_path / "out" / "edge-llm").mkdir()
+    message = edgepress("edge-llm", tmp_path / "checkpoint", "-o", tmp_path / "out").error()
+    assert "holds what 'edgepress run' wrote" in message
+    assert not list((tmp_path / "out" / "edge-llm").iterdir())
 
 
 def test_a_checkpoint_that_its_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
