@@ -23,13 +23,16 @@ def shared_ngrams(one: str, other: str, size: int = NGRAM_WORDS) -> list[str]:
     return sorted(_ngrams(one, size) & _ngrams(other, size))
 
 
-def refuse_overlap(calibration: Iterable[str], evaluation: Iterable[str], remedy: str) -> None:
+def refuse_overlap(
+    calibration: Iterable[str], evaluation: Iterable[str], remedy: str, what: str = "calibration and evaluation text"
+) -> None:
     """Refuse texts that share a run of words.
 
     Args:
         calibration: texts that the model was, or will be, calibrated on.
         evaluation: texts that it is to be measured on.
         remedy: what else could be done than taking other text.
+        what: the two are called.
 
     Raises:
         InputError: says how many runs there are and shows one.
@@ -37,7 +40,7 @@ def refuse_overlap(calibration: Iterable[str], evaluation: Iterable[str], remedy
     shared = shared_ngrams("\n".join(calibration), "\n".join(evaluation))
     if shared:
         raise InputError(
-            f"calibration and evaluation text share {len(shared)} runs of {NGRAM_WORDS} words, such as {shared[0]!r}; "
+            f"{what} share {len(shared)} runs of {NGRAM_WORDS} words, such as {shared[0]!r}; "
             f"take other text, or {remedy}"
         )
 

@@ -181,7 +181,8 @@ def check_loss(loss: Loss, training: Training, vocab: int) -> None:
     if not loss.from_top_k:
         parts = ", ".join(name for name in ("reverse_kl", "jsd", "hidden") if getattr(loss, name))
         raise InputError(
-            f"loss: {parts} needs more of the teacher than a cache of its top_k; set top_k: 0 (in settings under train)"
+            f"loss: {parts} needs more of the teacher than a cache of its top_k; set top_k: 0 (train.top_k in a "
+            "settings file)"
         )
     if training.top_k > vocab:
         raise InputError(f"top_k: {training.top_k}, and the teacher's vocabulary has {vocab}; take that or less")
@@ -189,7 +190,7 @@ def check_loss(loss: Loss, training: Training, vocab: int) -> None:
         known = ", ".join(f"{value:g}" for value in TEMPERATURES)
         raise InputError(
             f"loss.temperature: {loss.temperature:g} is not among those that a teacher's cache keeps tails for "
-            f"({known}); take one of them, or run the teacher alongside (top_k: 0)"
+            f"({known}); take one of them, or run the teacher alongside (top_k: 0; train.top_k in a settings file)"
         )
 
 
@@ -225,6 +226,8 @@ def check_without_teacher(loss: Loss, training: Training) -> None:
             f"loss: {parts} needs a teacher, and none is given; give --teacher, or learn the text's own words alone "
             "(--settings black_box, or loss: {kl: 0, hard_labels: 1})"
         )
+    if loss.temperature != 1:
+        raise InputError("loss.temperature: is that of a teacher's distributions; leave it out, or give --teacher")
     if training.on_policy:
         raise InputError("train.on_policy: only a teacher can say what the student should have written; give --teacher")
     if not loss.hard_labels:

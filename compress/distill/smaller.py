@@ -129,9 +129,12 @@ def read_sizes(text: str, where: str) -> dict[str, Any]:
     """Sizes from a JSON object.
 
     Raises:
-        InputError: it is not one.
+        InputError: it is not one, or names none.
     """
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
+        sizes = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise InputError(f"{where}: wanted a JSON object of sizes ({error})") from error
+    if not sizes:
+        raise InputError(f"{where}: no size in it, and the model would stay as it is; sizes: {', '.join(_SIZES)}")
+    return sizes

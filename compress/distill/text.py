@@ -25,6 +25,7 @@ from edgepress.runtime.text import TextCodec
 
 _HELD_OUT_TOKENS = 4096
 _HELD_OUT_SHARE = 8
+_PLENTY = 64  # characters per token, that tokenizers hardly reach
 _VERSION = 1
 
 
@@ -82,6 +83,24 @@ def read_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> Text:
     return useful
 
 
+def require_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> None:
+    """Refuse files of which :func:`read_windows` would make nothing; of long ones the beginnings are enough.
+
+    Raises:
+        InputError, MissingExtraError: as there.
+    """
+    tokens, learned = 0, False
+    for name in files:
+        require_documents("text", name)
+        for entry in entries(name):
+            document = _document(codec, entry._replace(text=entry.text[: _PLENTY * length]))
+            tokens, learned = tokens + len(document.tokens), learned or any(document.learned)
+            if tokens >= 2 * length and learned:
+                break
+    if tokens < 2 * length or not learned:
+        read_windows(codec, files, length)
+
+
 def split(text: Text, seed: int) -> tuple[Text, Text]:
     """What is trained on, and what is held out: an eighth of the windows, 4096 tokens at the most, drawn."""
     count, length = text.tokens.shape
@@ -108,7 +127,7 @@ def held_out_windows(codec: TextCodec, files: tuple[str, ...], training: tuple[s
     """
     text = read_windows(codec, files, length)
     trained, judged = ([entry.words for name in names for entry in entries(name)] for names in (training, files))
-    refuse_overlap(trained, judged, "hold out part of one text")
+    refuse_overlap(trained, judged, "leave --held-out out, which holds out part of the text", "--text and --held-out")
     return draw(text, max(2, _HELD_OUT_TOKENS // length))
 
 

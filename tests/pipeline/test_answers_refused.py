@@ -28,6 +28,7 @@ HTTP = ("--teacher", "http://127.0.0.1:9/v1")
         (write("prompts.txt", "\n \n"), (), "no prompts in it"),
         (lambda: Path("prompts.txt").unlink(), (), "prompts.txt: no such file"),
         (None, ("--per-prompt", "2"), "give a --temperature"),
+        (None, ("--min-chars", "9", "--max-chars", "8"), "--max-chars 8: less than --min-chars 9, so that no answer"),
         (None, ("--refuse", "("), "no regular expression"),
         (None, ("--temperature", "inf"), "--temperature inf: wanted a number"),
         (None, ("--model", "x"), "--model and --key-env are of an endpoint"),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import edgepress
-from killed_runs import Outcome, Run, Runner
+from heal_scene import DISTILL, PRUNE, QUANTIZE, Scene, make_scene  # noqa: F401
+from killed_runs import Outcome
 from one_core import one_core  # noqa: F401
 from own_cache import own_cache  # noqa: F401
-from tiny_models import CORPUS, make_model_dir
+from tiny_models import CORPUS
 from torch.nn.functional import kl_div
 
 from edgepress.artifact.manifest import read_manifest
@@ -24,7 +23,6 @@ from edgepress.compress.distill.config import DistillStep, Training
 from edgepress.compress.distill.text import Text, split
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.open import open_student
-from edgepress.errors import InputError
 from edgepress.pipeline.distill import _texts as distillation_texts
 from edgepress.pipeline.distill_job import Job, Settings
 from edgepress.pipeline.heal import _texts as healing_texts
@@ -35,47 +33,6 @@ from edgepress.runtime.text import TextCodec
 from edgepress.runtime.torch_reference import load_model
 
 pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
-HEAD = (
-    "calibration: {self: false, files: [text.txt], samples: 24, length: 32}\n"
-    "export: [gguf]\nevaluate: null\nbench: null\nsamples: null\nbaseline: false\ncompress:\n"
-)
-PRUNE = "  - {step: prune_ffn, keep: 0.5, method: magnitude, repair: false}\n"
-DISTILL = "  - {step: distill, tokens: 6000, length: 16, batch_tokens: 96, rate: 0.003%s}\n"
-QUANTIZE = "  - {step: quantize, solver: nearest, format: f16, fallback: f16}\n"
-
-
-class Scene:
-    """A student, a text and recipes; runs have an output and a cache of their own below ``root``."""
-
-    def __init__(self, root: Path, runner: Runner) -> None:
-        self.root, self.perform = root, runner.perform
-        make_model_dir("llama", root / "student", num_hidden_layers=3, intermediate_size=256)
-        (root / "text.txt").write_text(CORPUS * 40, encoding="utf-8")
-
-    def recipe(self, *steps: str) -> Path:
-        text = (HEAD + "".join(steps)).replace("text.txt", str(self.root / "text.txt"))
-        path = self.root / f"{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    def run(self, name: str, recipe: Path, kill_at: int | None = None) -> Run:
-        home = self.root / name
-        command = ("compress", str(self.root / "student"), "-r", str(recipe), "-o", str(home / "out"))
-        return Run(command, cache=str(home / "cache"), root=str(home), kill_at=kill_at)
-
-    def files(self, name: str) -> dict[str, str]:
-        out = self.root / name / "out"
-        return {
-            path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in out.rglob("*")
-            if path.is_file() and path.name != "lock"
-        }
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with Runner() as runner:
-        yield Scene(tmp_path_factory.mktemp("heal"), runner)
 
 
 @pytest.fixture(scope="module")
@@ -182,36 +139,6 @@ def test_text_of_its_own_is_trained_on(scene: Scene) -> None:
     assert record["training_tokens"] == 960
 
 
-@pytest.mark.parametrize(
-    ("steps", "message"),
-    [
-        ((DISTILL % "", QUANTIZE), r"compress\[0\]: distill trains a student towards what it was"),
-        ((PRUNE, QUANTIZE, DISTILL % ""), "distill comes after quantize"),
-        ((PRUNE, DISTILL % ", teacher: other", QUANTIZE), "none of the choices: original"),
-        ((PRUNE, DISTILL % ", teachers: 1", QUANTIZE), "unknown field 'teachers'"),
-        ((PRUNE, DISTILL % ", loss: {jsd: 1}", QUANTIZE), "top_k: 0"),
-        ((PRUNE, DISTILL % ", loss: {kl: 0}", QUANTIZE), "all weights are 0"),
-        ((PRUNE, DISTILL % ", files: [none.txt]", QUANTIZE), "none.txt: no such file"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused_before_any_work(
-    steps: tuple[str, ...], message: str, scene: Scene, tmp_path: Path
-) -> None:
-    done = edgepress("compress", scene.root / "student", "-r", scene.recipe(*steps), "-o", tmp_path / "out")
-    assert message.replace("\\", "") in done.error()
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_that_is_no_text_is_refused_before_any_work(scene: Scene, tmp_path: Path) -> None:
-    (tmp_path / "picture.txt").write_bytes(bytes(range(256)))
-    step = DISTILL % f", files: ['{tmp_path / 'picture.txt'}']"
-    done = edgepress(
-        "compress", scene.root / "student", "-r", scene.recipe(PRUNE, step, QUANTIZE), "-o", tmp_path / "o"
-    )
-    assert "picture.txt" in done.error() and "UTF-8" in done.error()
-    assert not (tmp_path / "o").exists()
-
-
 def test_training_states_more_memory(scene: Scene) -> None:
     student = open_student(str(scene.root / "student"))
     plans = [
@@ -255,8 +182,3 @@ def test_less_than_the_text_is_read_from_all_files(command: str, scene: Scene) -
     for part in (read, held_out):
         texts = [codec._tokenizer.decode(window.tolist()) for window in part.tokens]
         assert 1 < sum("345" in text.replace(" ", "") for text in texts) < len(texts) - 1
-
-
-def test_a_step_needs_tokens() -> None:
-    with pytest.raises(InputError, match="tokens"):
-        parse_recipe(HEAD + PRUNE + "  - {step: distill}\n" + QUANTIZE, "r")

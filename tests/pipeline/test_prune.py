@@ -29,6 +29,7 @@ from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.compress.quantize.layers import ERRORS_FILE
 from edgepress.compress.student.open import open_student
 from edgepress.errors import InputError
+from edgepress.pipeline.check_pruning import check_pruning
 from edgepress.pipeline.prune import plan_before
 from edgepress.recipe import parse_recipe
 from edgepress.runtime.torch_reference import load_model
@@ -95,6 +96,21 @@ def test_layers_whose_places_llama_cpp_takes_for_granted_are_dropped_for_onnx_al
         press(source, out, recipe(PruneLayers(drop=1)), ("gguf", "onnx"))
     assert not out.exists()
     press(source, out, recipe(PruneLayers(drop=1), export=("onnx",)), ("onnx",))
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "step"),
+    [
+        ("gemma3", {}, PruneLayers(drop=0)),
+        ("gemma3", {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}, PruneLayers(drop=1)),
+        ("qwen3", {"num_hidden_layers": 3}, PruneLayers(drop=1)),
+    ],
+)
+def test_where_no_layer_changes_its_attention_gguf_is_not_refused_for_that(
+    family: str, sizes: dict[str, Any], step: PruneLayers, tmp_path: Path
+) -> None:
+    source = open_student(str(make_model_dir(family, tmp_path / "student", **sizes)))
+    check_pruning(source, recipe(step), ("gguf", "onnx"))
 
 
 def test_a_family_without_per_layer_files_is_pruned_evenly_or_refused_by_name(tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ def write_answers(
         ).last_hidden_state[:, -1]
         odds = torch.softmax((states @ student.lm_head.weight.T).float(), -1)
         if not bool(odds.isfinite().all()):
-            raise EdgepressError("training diverged: the student's probabilities are no numbers; lower gad.rate")
+            raise EdgepressError(
+                "training diverged: the student's probabilities are no numbers; lower its learning rate"
+            )
         fed = torch.multinomial(odds, 1, generator=generator)
         written = torch.cat([written, fed], 1)
         seen, places = torch.cat([seen, torch.ones_like(fed)], 1), places[:, -1:] + 1

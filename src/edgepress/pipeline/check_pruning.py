@@ -67,7 +67,7 @@ def _check_alternating(spec: ModelSpec, targets: tuple[ExportTarget, ...]) -> No
     if fixed and "gguf" in targets and len({layer.window for layer in spec.layers}) > 1:
         raise InputError(
             f"prune_layers: some layers of {spec.family} attend to a window and some to all tokens, in places that "
-            "llama.cpp takes for granted; without a layer others move. Leave gguf out of export (ONNX and "
+            "llama.cpp takes for granted; where a layer goes, those behind it move. Leave gguf out of export (ONNX and "
             "TensorRT hold any order), or prune neurons and heads instead"
         )
 

@@ -70,8 +70,6 @@ def distill(teacher: Student | None, student: Student | None, job: Job, out: Pat
 
         with joined() as processes, silence(not processes.is_first):
             start = student or processes.after_first(partial(_start, reader, job, texts[0]))
-            if student is None:
-                note_refused_exports(start)
             key = _key(teacher, start, job)
             state = out / ".edgepress" / f"training-{key[:16]}"
             train = partial(
@@ -87,6 +85,8 @@ def distill(teacher: Student | None, student: Student | None, job: Job, out: Pat
                 if processes.from_first(lambda: done is not None):
                     say("student: up to date")
                 else:
+                    if student is None:
+                        note_refused_exports(start)
                     say(f"text: {texts[0].tokens.size:,} tokens to train on, {texts[1].tokens.size:,} held out")
                     (out / MANIFEST_FILE).unlink(missing_ok=True)
                     done = _write(teacher, start, job, key, out, train())

@@ -20,7 +20,7 @@ from edgepress.benchmarks.report.numerals import significant
 from edgepress.benchmarks.training_record import RECORD_FILE, TrainingRecord
 from edgepress.compress.calibrate.tokens import calibration_windows
 from edgepress.compress.distill.config import DistillStep, Training, check_loss, check_rank
-from edgepress.compress.distill.documents import entries, require_documents
+from edgepress.compress.distill.documents import require_documents
 from edgepress.compress.openmp import brief_waits
 from edgepress.compress.quantize.layers import copy_tokenizer
 from edgepress.compress.student.expected import expected_shapes
@@ -48,15 +48,24 @@ def check_healing(student: Student, recipe: Recipe) -> None:
         check_rank(step.lora, expected_shapes(student.spec, student.config))
         if step.lora:
             require_installed("peft", "compress")
-        for name in step.files:
-            require_documents("distill: files", name)
-            next(entries(name), None)  # what is no text is refused now and not behind the pruning
         if step.files and step.length > student.spec.context:
             raise InputError(f"distill: length {step.length} tokens; {student.name} takes {student.spec.context}")
+        if step.files:
+            _check_files(student, step)
         if not step.files and recipe.calibration.samples < 2:
             raise InputError(
                 "distill: calibration.samples is 1, and one window is held out; take at least 2, or give files"
             )
+
+
+def _check_files(student: Student, step: DistillStep) -> None:
+    """What is no text, or too little, is refused now and not behind the pruning."""
+    from edgepress.compress.distill.text import require_windows
+    from edgepress.runtime.text import TextCodec
+
+    for name in step.files:
+        require_documents("distill: files", name)
+    require_windows(TextCodec(student.tokenizer_dir), step.files, step.length)
 
 
 def healing_digest(step: DistillStep) -> str:

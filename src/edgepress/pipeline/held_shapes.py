@@ -47,14 +47,14 @@ def require_unlike_held(student: Student, targets: tuple[ExportTarget, ...]) -> 
 
 
 def note_refused_exports(model: WeightSource) -> None:
-    """Say which of GGUF and ONNX hold no model of this shape, and why: before it is trained."""
+    """Say which of GGUF and ONNX would refuse a model as it is, and why: before it is trained."""
     shapes = expected_shapes(model.spec, model.config)
     tensors = tuple(TensorPlan(name=name, shape=shape, format="f32") for name, shape in shapes.items())
     plan = ModelPlan(name="", spec=model.spec, config=model.config, tokenizer_dir=model.tokenizer_dir, tensors=tensors)
     targets: tuple[ExportTarget, ...] = ("gguf", "onnx")
     for target in targets:
         if (refusal := _refusal(plan, target)) is not None:
-            say(f"note: a model of this shape cannot be exported to {target}: {refusal}")
+            say(f"note: as it is, this model cannot be exported to {target}: {refusal}")
 
 
 def _refusal(plan: ModelPlan, target: ExportTarget) -> str | None:

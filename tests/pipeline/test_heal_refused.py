@@ -1,0 +1,61 @@
+"""What a distill step of a recipe cannot train is refused in one line, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import edgepress
+from heal_scene import DISTILL, HEAD, PRUNE, QUANTIZE, Scene, make_scene  # noqa: F401
+from own_cache import own_cache  # noqa: F401
+
+from edgepress.errors import InputError
+from edgepress.recipe import parse_recipe
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((DISTILL % "", QUANTIZE), r"compress\[0\]: distill trains a student towards what it was"),
+        ((PRUNE, QUANTIZE, DISTILL % ""), "distill comes after quantize"),
+        ((PRUNE, DISTILL % ", teacher: other", QUANTIZE), "none of the choices: original"),
+        ((PRUNE, DISTILL % ", teachers: 1", QUANTIZE), "unknown field 'teachers'"),
+        ((PRUNE, DISTILL % ", loss: {jsd: 1}", QUANTIZE), "top_k: 0"),
+        ((PRUNE, DISTILL % ", loss: {kl: 0}", QUANTIZE), "all weights are 0"),
+        ((PRUNE, DISTILL % ", files: [none.txt]", QUANTIZE), "none.txt: no such file"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_work(
+    steps: tuple[str, ...], message: str, scene: Scene, tmp_path: Path
+) -> None:
+    done = edgepress("compress", scene.root / "student", "-r", scene.recipe(*steps), "-o", tmp_path / "out")
+    assert message.replace("\\", "") in done.error()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_text_is_refused_before_any_work(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "picture.txt").write_bytes(bytes(range(256)))
+    step = DISTILL % f", files: ['{tmp_path / 'picture.txt'}']"
+    done = edgepress(
+        "compress", scene.root / "student", "-r", scene.recipe(PRUNE, step, QUANTIZE), "-o", tmp_path / "o"
+    )
+    assert "picture.txt" in done.error() and "UTF-8" in done.error()
+    assert not (tmp_path / "o").exists()
+
+
+def test_too_little_text_is_refused_before_any_work(scene: Scene, tmp_path: Path) -> None:
+    """A window is 16 tokens, and one is held out."""
+    (tmp_path / "short.txt").write_text("The quick fox.", encoding="utf-8")
+    for files, message in ((("short",), "two windows of 16 need 32"), (("short", "none"), "none.txt: no such file")):
+        names = ", ".join(str(tmp_path / f"{name}.txt") for name in files)
+        recipe = scene.recipe(PRUNE, DISTILL % f", files: [{names}]", QUANTIZE)
+        done = edgepress("compress", scene.root / "student", "-r", recipe, "-o", tmp_path / "o")
+        assert message in done.error()
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_step_needs_tokens() -> None:
+    with pytest.raises(InputError, match="tokens"):
+        parse_recipe(HEAD + PRUNE + "  - {step: distill}\n" + QUANTIZE, "r")
