@@ -12,7 +12,6 @@ from commands import edgepress, edgepress_process
 from one_core import one_core  # noqa: F401
 from tiny_models import make_model_dir
 
-import edgepress as package
 from edgepress.compress.quantize.config import QuantizeStep
 from edgepress.profiles.recipes import RECIPE_NAMES
 from edgepress.runtime.locate import ENGINES
@@ -238,14 +237,6 @@ def test_steps_and_recipes_are_listed_whole() -> None:
     for name in RECIPE_NAMES:
         assert name in edgepress("recipes").out
     assert "quantize" in edgepress("steps").out
-
-
-def test_the_version_and_the_help_are_there() -> None:
-    assert edgepress("--version").out == f"{package.__version__}\n"
-    page = edgepress("--help").out
-    for command in ("run", "compress", "export", "eval", "bench", "chat", "generate", "show", "steps", "recipes"):
-        assert f"  {command} " in page
-        assert edgepress(command, "--help").code == 0
 
 
 def test_in_a_process_of_its_own_stdout_is_the_document_alone() -> None:

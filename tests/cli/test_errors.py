@@ -233,23 +233,3 @@ def test_a_closed_standard_output_changes_nothing(place: Path) -> None:
 def test_without_a_network_a_hub_id_is_one_line(place: Path) -> None:
     done = edgepress_process("run", "nobody/no-such-model", "-r", "4bit", "-o", "out", HF_HUB_OFFLINE="1")
     assert "nobody/no-such-model: not a local directory, and the hub cannot be reached" in done.error()
-
-
-@pytest.mark.parametrize(
-    "arguments", [["run"], ["run", "student"], ["eval", "x", "--tokens", "1"], ["no-such-command"]]
-)
-def test_wrong_usage_is_exit_2_without_a_traceback(arguments: list[str]) -> None:
-    done = edgepress(*arguments)
-    assert (done.code, done.out) == (2, "")
-    assert "Traceback" not in done.err
-    assert "error" in done.err.lower()
-
-
-def test_an_interruption_is_one_line_that_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(name: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("edgepress.compress.student.open.open_student", interrupted)
-    done = edgepress(*RUN)
-    assert (done.code, done.out) == (130, "")
-    assert done.err == "error: interrupted; run the same command to go on\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from commands import edgepress
 
+import edgepress as package
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -39,3 +41,21 @@ def test_without_a_word_the_help_is_shown() -> None:
     done = edgepress()
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("Usage: edgepress")
+
+
+def test_the_version_and_the_help_are_there() -> None:
+    assert edgepress("--version").out == f"{package.__version__}\n"
+    page = edgepress("--help").out
+    for command in ("run", "compress", "export", "eval", "bench", "chat", "generate", "show", "steps", "recipes"):
+        assert f"  {command} " in page
+        assert edgepress(command, "--help").code == 0
+
+
+def test_an_interruption_is_one_line_that_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgepress.compress.student.open.open_student", interrupted)
+    done = edgepress("run", "student", "-r", "4bit", "-o", "out")
+    assert (done.code, done.out) == (130, "")
+    assert done.err == "error: interrupted; run the same command to go on\n"

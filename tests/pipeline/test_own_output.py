@@ -1,7 +1,9 @@
-"""No command writes over what it reads, or over what another command wrote or began."""
+"""An output belongs to one command and to one process at a time, and none writes over what it reads."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,15 @@ from edgepress.pipeline.stages import Command, Output
 
 COMMANDS: tuple[Command, ...] = ("run", "export", "encoder", "distill", "gad", "classifier")
 LEFT = ("gguf/model.gguf", "config.json", ".edgepress/training-0123456789abcdef/state")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(tmp_path / "out")
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
 
 
 def begin(command: Command, out: Path, left: str | None) -> None:
@@ -71,3 +82,67 @@ def test_an_output_that_is_the_file_which_is_read_is_no_directory(tmp_path: Path
     (tmp_path / "model.gguf").touch()
     with pytest.raises(InputError, match="exists and is not a directory"):
         check_own_output("run", tmp_path / "model.gguf", str(tmp_path / "model.gguf"))
+
+
+def test_a_foreign_directory_is_refused_and_untouched(output: Output) -> None:
+    output.root.mkdir()
+    (output.root / "thesis.tex").write_text("x")
+
+    def claim() -> None:
+        with output.claim("run"):
+            pass
+
+    with pytest.raises(InputError, match="is not empty and was not written by edgepress; choose another directory"):
+        claim()
+    assert names(output.root) == {"thesis.tex"}
+
+
+def test_an_empty_directory_and_a_new_one_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for root in (tmp_path / "empty", tmp_path / "new" / "deep"):
+        with Output(root).claim("run"):
+            pass
+        assert names(root) == {".edgepress"}
+
+
+def test_a_file_and_an_unwritable_place_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="file: exists and is not a directory"), Output(tmp_path / "file").claim("run"):
+        pass
+    with pytest.raises(InputError, match="cannot be created"), Output(tmp_path / "file" / "below").claim("run"):
+        pass
+
+
+# Claims a directory, says so, and holds it until its input closes.
+_HOLD = """
+import sys
+from pathlib import Path
+from edgepress.pipeline.stages import Output
+
+with Output(Path(sys.argv[1])).claim("run"):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_at_once_are_refused_and_one_after_the_other_are_not(output: Output) -> None:
+    command = [sys.executable, "-c", _HOLD, str(output.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "claimed\n"
+        with pytest.raises(InputError, match="another edgepress run is writing here"), output.claim("run"):
+            pass
+        holder.kill()
+    with output.claim("run"):
+        assert not output.is_done("stage", "key")
+
+
+def test_two_claims_in_one_process_are_refused_too(output: Output) -> None:
+    with (
+        output.claim("run"),
+        pytest.raises(InputError, match="another edgepress run"),
+        Output(output.root).claim("run"),
+    ):
+        pass
+    with output.claim("run"):
+        pass
