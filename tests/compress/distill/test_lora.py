@@ -12,6 +12,7 @@ import torch
 from one_core import one_core  # noqa: F401
 from own_cache import own_cache  # noqa: F401
 from safetensors.numpy import load_file
+from stopped_training import StoppedError, StopsAtTheSecondState
 from tiny_models import FAMILY_NAMES, make_model_dir
 
 from edgepress.compress.distill.config import Lora, Loss, Training, check_rank
@@ -20,7 +21,7 @@ from edgepress.compress.distill.lora import add_adapters, merge_adapters
 from edgepress.compress.distill.targets import TeacherAlongside
 from edgepress.compress.distill.text import Text
 from edgepress.compress.distill.train import Trainer, order
-from edgepress.compress.distill.trainer_state import Progress, TrainerState
+from edgepress.compress.distill.trainer_state import TrainerState
 from edgepress.compress.student.open import open_student
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
@@ -203,17 +204,6 @@ def test_the_last_state_is_merged_where_that_is_kept(student: Student, tmp_path:
 def test_checkpointing_changes_memory_and_not_the_curve(teacher: Student, student: Student) -> None:
     kept, again = (trainer(teacher, student, changed(checkpointing=way))[0] for way in (False, True))
     assert [again.step(number) for number in range(3)] == pytest.approx([kept.step(n) for n in range(3)], rel=1e-6)
-
-
-class StoppedError(Exception):
-    pass
-
-
-class StopsAtTheSecondState(TrainerState):
-    def save(self, progress: Progress, tensors: Any) -> None:
-        super().save(progress, tensors)
-        if progress.steps >= 4:
-            raise StoppedError
 
 
 def test_a_saved_state_holds_adapters_and_projectors_and_goes_on_to_the_same_bits(

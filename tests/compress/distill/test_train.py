@@ -5,74 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 from one_core import one_core  # noqa: F401
 from own_cache import own_cache  # noqa: F401
-from tiny_models import make_model_dir
+from stopped_training import StoppedError, StopsAtTheSecondState
+from training_scene import (  # noqa: F401
+    COUNT,
+    LENGTH,
+    TRAINING,
+    alongside,
+    changed,
+    judge,
+    make_student,
+    make_teacher,
+    text,
+    trainer,
+)
 
 from edgepress.compress.distill import targets as targets_module
 from edgepress.compress.distill import train
-from edgepress.compress.distill.config import Loss, Training
-from edgepress.compress.distill.held_out import HeldOut, HeldOutWords
-from edgepress.compress.distill.targets import CachedTargets, Targets, TeacherAlongside, TextOnly
+from edgepress.compress.distill.config import Loss
+from edgepress.compress.distill.held_out import HeldOutWords
+from edgepress.compress.distill.targets import CachedTargets, TextOnly
 from edgepress.compress.distill.teacher_cache import TeacherCache
-from edgepress.compress.distill.text import Text
-from edgepress.compress.distill.train import Trainer, order
-from edgepress.compress.distill.trainer_state import Progress, TrainerState
-from edgepress.compress.student.open import open_student
+from edgepress.compress.distill.train import order
+from edgepress.compress.distill.trainer_state import TrainerState
 from edgepress.compress.student.student import Student
 from edgepress.errors import InputError
 from edgepress.runtime.torch_reference import load_model
 
 pytestmark = pytest.mark.usefixtures("one_core", "own_cache")
-LENGTH, COUNT = 16, 10
-TRAINING = Training(
-    tokens=6 * 4 * LENGTH,
-    length=LENGTH,
-    batch_tokens=4 * LENGTH,
-    piece_tokens=4 * LENGTH,
-    precision="float32",
-    checks=3,
-    save_steps=2,
-)
-
-
-def changed(**options: Any) -> Training:
-    return msgspec.structs.replace(TRAINING, **options)
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Student:
-    return open_student(str(make_model_dir("llama", tmp_path_factory.mktemp("t") / "teacher", num_hidden_layers=4)))
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Student:
-    directory = tmp_path_factory.mktemp("s") / "student"
-    return open_student(str(make_model_dir("llama", directory, seed=1, hidden_size=32, head_dim=8)))
-
-
-def text(seed: int = 0, count: int = COUNT) -> Text:
-    """Windows of which about two thirds of the tokens are learned."""
-    rng = np.random.default_rng(seed)
-    learned = rng.random((count, LENGTH)) < 0.66
-    learned[:, 1] = True
-    return Text(rng.integers(4, 300, (count, LENGTH)).astype(np.int32), learned)
-
-
-def alongside(teacher: Student, loss: Loss) -> Targets:
-    return TeacherAlongside(load_model(teacher), loss)
-
-
-def trainer(
-    teacher: Student, student: Student, loss: Loss, training: Training = TRAINING, targets: Targets | None = None
-) -> tuple[Trainer, Any]:
-    model = load_model(student)
-    size = teacher.spec.depth, teacher.spec.hidden
-    return Trainer(model, targets or alongside(teacher, loss), text(), loss, training, size), model
 
 
 def losses(*arguments: Any, steps: int = 4) -> list[float]:
@@ -173,10 +137,6 @@ def test_hidden_states_of_other_widths_come_closer(teacher: Student, student: St
     assert found[-1] < 0.8 * found[0]
 
 
-def judge(teacher: Student) -> HeldOut:
-    return HeldOut(teacher, text(seed=9))
-
-
 def test_the_held_out_divergence_is_that_of_whole_logits(teacher: Student, student: Student) -> None:
     held_out, total = text(seed=9), []
     models = [load_model(source).double() for source in (teacher, student)]
@@ -248,15 +208,6 @@ def test_a_run_that_goes_on_has_the_curve_of_one_that_never_stopped(
     loss = Loss(kl=1, hidden=0.5)
     whole, model = trainer(teacher, student, loss)
     wanted = whole.train(TrainerState(tmp_path / "whole"), judge(teacher).divergence)
-
-    class StoppedError(Exception):
-        pass
-
-    class StopsAtTheSecondState(TrainerState):
-        def save(self, progress: Progress, tensors: Any) -> None:
-            super().save(progress, tensors)
-            if progress.steps >= 4:
-                raise StoppedError
 
     with pytest.raises(StoppedError):
         trainer(teacher, student, loss)[0].train(StopsAtTheSecondState(tmp_path / "cut"), judge(teacher).divergence)
