@@ -1,4 +1,4 @@
-"""Numbers that settings may take: finite ones, and seeds that every generator holds."""
+"""Numbers that settings may take: counts, shares, finite floats, and seeds that every generator holds."""
 
 from __future__ import annotations
 

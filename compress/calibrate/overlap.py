@@ -32,7 +32,7 @@ def refuse_overlap(
         calibration: texts that the model was, or will be, calibrated on.
         evaluation: texts that it is to be measured on.
         remedy: what else could be done than taking other text.
-        what: the two are called.
+        what: they are, for the message.
 
     Raises:
         InputError: says how many runs there are and shows one.

@@ -22,7 +22,7 @@ import transformers
 from numpy.typing import NDArray
 from torch import nn
 
-from edgepress.artifact.files import sha256_file
+from edgepress.artifact.files import home_path, sha256_file
 from edgepress.artifact.hf_config import find_family
 from edgepress.compress.student.hf_tokenizer import tokenizer_files, tokenizer_json_dir
 from edgepress.compress.student.open import open_student
@@ -80,7 +80,7 @@ def open_classifier(name: str, labels: Sequence[str], seed: int) -> ClassifierSt
         InputError: it cannot be opened or has no classification head.
     """
     torch.manual_seed(seed)
-    directory = Path(name).expanduser()
+    directory = home_path(name)
     with _quiet():
         if directory.is_dir() and _is_encoder(directory):
             model, tokenizer_dir = _encoder(directory, labels), _tokenizer_of(directory)

@@ -22,6 +22,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from edgepress.compress.bounds import Count, Share
 from edgepress.compress.distill.consensus import most_agreed
 from edgepress.compress.distill.near_duplicates import near_duplicates
 from edgepress.compress.distill.words import repeated_share, words_of
@@ -42,10 +43,10 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     near                   likeness to an earlier one, of runs of five words, from which on an answer is dropped
     """
 
-    min_chars: Annotated[int, msgspec.Meta(ge=1)] = 1
-    max_chars: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    min_chars: Count = 1
+    max_chars: Count | None = None
     refuse: tuple[str, ...] = ()
-    max_repeated: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
+    max_repeated: Share = 0.3
     near: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
 
     def patterns(self) -> tuple[re.Pattern[str], ...]:

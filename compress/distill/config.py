@@ -227,7 +227,7 @@ def check_without_teacher(loss: Loss, training: Training) -> None:
             "(--settings black_box, or loss: {kl: 0, hard_labels: 1})"
         )
     if loss.temperature != 1:
-        raise InputError("loss.temperature: is that of a teacher's distributions; leave it out, or give --teacher")
+        raise InputError("loss.temperature belongs to a teacher's distributions; leave it out, or give --teacher")
     if training.on_policy:
         raise InputError("train.on_policy: only a teacher can say what the student should have written; give --teacher")
     if not loss.hard_labels:

@@ -129,12 +129,9 @@ def read_sizes(text: str, where: str) -> dict[str, Any]:
     """Sizes from a JSON object.
 
     Raises:
-        InputError: it is not one, or names none.
+        InputError: it is not one.
     """
     try:
-        sizes = msgspec.json.decode(text, type=dict[str, Any])
+        return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise InputError(f"{where}: wanted a JSON object of sizes ({error})") from error
-    if not sizes:
-        raise InputError(f"{where}: no size in it, and the model would stay as it is; sizes: {', '.join(_SIZES)}")
-    return sizes

@@ -26,6 +26,7 @@ from edgepress.runtime.text import TextCodec
 _HELD_OUT_TOKENS = 4096
 _HELD_OUT_SHARE = 8
 _PLENTY = 64  # characters per token, that tokenizers hardly reach
+_LEAST = 2  # windows with something to learn: one to train on, one held out
 _VERSION = 1
 
 
@@ -68,7 +69,7 @@ def read_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> Text:
             tokens.extend(document.tokens)
             learned.extend(document.learned)
     count = len(tokens) // length
-    if count < 2:
+    if count < _LEAST:
         raise InputError(
             f"text: {len(tokens)} tokens in {', '.join(files)}, two windows of {length} need {2 * length}; "
             "give more text or a smaller length"
@@ -78,7 +79,7 @@ def read_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> Text:
         np.frombuffer(learned, np.bool_)[: count * length].reshape(count, length),
     )
     useful = text[text.learned[:, 1:].any(1)]
-    if len(useful.tokens) < 2:
+    if len(useful.tokens) < _LEAST:
         raise InputError(f"text: no words of the assistant in {', '.join(files)}; there is nothing to learn")
     return useful
 
@@ -89,15 +90,17 @@ def require_windows(codec: TextCodec, files: tuple[str, ...], length: int) -> No
     Raises:
         InputError, MissingExtraError: as there.
     """
-    tokens, learned = 0, False
+    learned, windows, useful = bytearray(), 0, 0
     for name in files:
         require_documents("text", name)
         for entry in entries(name):
-            document = _document(codec, entry._replace(text=entry.text[: _PLENTY * length]))
-            tokens, learned = tokens + len(document.tokens), learned or any(document.learned)
-            if tokens >= 2 * length and learned:
+            learned.extend(_document(codec, entry._replace(text=entry.text[: _PLENTY * length])).learned)
+            while len(learned) >= (windows + 1) * length:
+                useful += any(learned[windows * length + 1 : (windows + 1) * length])
+                windows += 1
+            if useful >= _LEAST:
                 break
-    if tokens < 2 * length or not learned:
+    if useful < _LEAST:
         read_windows(codec, files, length)
 
 
@@ -127,7 +130,9 @@ def held_out_windows(codec: TextCodec, files: tuple[str, ...], training: tuple[s
     """
     text = read_windows(codec, files, length)
     trained, judged = ([entry.words for name in names for entry in entries(name)] for names in (training, files))
-    refuse_overlap(trained, judged, "leave --held-out out, which holds out part of the text", "--text and --held-out")
+    refuse_overlap(
+        trained, judged, "name none, and part of the text is held out", "the text to train on and the held-out text"
+    )
     return draw(text, max(2, _HELD_OUT_TOKENS // length))
 
 

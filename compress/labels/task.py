@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 import yaml
 
-from edgepress.compress.bounds import Share
+from edgepress.compress.bounds import Count, Share
 from edgepress.compress.calibrate.tokens import read_text, require_file
 from edgepress.errors import InputError
 from edgepress.runtime.text import TextCodec
@@ -51,7 +51,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     near_duplicates: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
     margin: Share = 0.0
     keep: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    per_class: Annotated[int, msgspec.Meta(ge=1)] | Literal["smallest"] | None = None
+    per_class: Count | Literal["smallest"] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

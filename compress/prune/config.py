@@ -10,7 +10,7 @@ from edgepress.compress.bounds import Natural
 
 Method = Literal["obs", "flap", "wanda_sp", "activation", "magnitude"]
 Unit = Literal["heads", "groups"]
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Kept = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Divisor = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Widths = Literal["auto", "uniform", "per_layer"]
 
@@ -33,7 +33,7 @@ class PruneFfn(
     multiple_of widths are multiples of this: 32 for the 32-blocks, 64 for TensorRT, 256 for the K formats
     """
 
-    keep: Share
+    keep: Kept
     method: Method = "obs"
     repair: bool = True
     reconstruct: bool = True
@@ -52,7 +52,7 @@ class PruneHeads(
     method, repair, widths: as for prune_ffn
     """
 
-    keep: Share
+    keep: Kept
     unit: Unit = "heads"
     method: Method = "obs"
     repair: bool = True
@@ -88,7 +88,7 @@ class PruneHidden(
     multiple_of as many channels stay as a multiple of this: 32 for the 32-blocks, 64 for TensorRT, 256 for the K ones
     """
 
-    keep: Share
+    keep: Kept
     repair: bool = True
     multiple_of: Divisor = 64
 
@@ -106,7 +106,7 @@ class TrimVocabulary(
     multiple_of as many rows stay as a multiple of this, where there are tokens enough
     """
 
-    keep: Share
+    keep: Kept
     files: tuple[str, ...] = ()
     multiple_of: Divisor = 64
 

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgepress.artifact.plan import ActivationFormat
+from edgepress.compress.bounds import Natural
 
 Solver = Literal["nearest", "scale_search", "gptaq"]
 Clip = Literal["minmax", "mse"]
 Strength = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Preparation = Literal["fold_norms", "scale_up_down", "scale_v_o", "rotate_v_o", "awq"]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # infinite budgets are none
-Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class QuantizeStep(

@@ -10,6 +10,7 @@ import difflib
 from pathlib import Path
 
 from edgepress.artifact.checkpoint import is_checkpoint
+from edgepress.artifact.files import home_path
 from edgepress.compress.student.built_in import BUILT_INS, built_in_file
 from edgepress.compress.student.checkpoint import CheckpointStudent
 from edgepress.compress.student.gguf_file import GgufFile
@@ -33,7 +34,7 @@ def open_student(name: str) -> Student:
     if not name.strip():
         raise InputError("no student given; name a directory, a .gguf file, a hub id or a built-in student")
     try:
-        path = Path(name).expanduser()
+        path = home_path(name)
         if path.is_dir():
             return _open_directory(path)
         if path.is_file():

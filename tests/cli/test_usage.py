@@ -11,11 +11,12 @@ import edgepress as package
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("distil", "No such command 'distil'. Did you mean 'distill'? (see 'edgepress --help')"),
+        ("distil", "No such command 'distil'"),
         ("run", "Missing argument 'STUDENT' (see 'edgepress run --help')"),
         ("run s -o o --recipy 4bit", "No such option: --recipy"),
         ("bench x --threads 0", "(see 'edgepress bench --help')"),
         ("engine bild", "(see 'edgepress engine --help')"),
+        ("engine", "Missing command (see 'edgepress engine --help')"),
     ],
 )
 def test_a_wrong_word_is_one_line(words: str, message: str) -> None:
@@ -59,3 +60,13 @@ def test_an_interruption_is_one_line_that_says_how_to_go_on(monkeypatch: pytest.
     done = edgepress("run", "student", "-r", "4bit", "-o", "out")
     assert (done.code, done.out) == (130, "")
     assert done.err == "error: interrupted; run the same command to go on\n"
+
+
+def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(name: str) -> None:
+        raise EOFError("No data left in file")
+
+    monkeypatch.setattr("edgepress.compress.student.open.open_student", ended)
+    done = edgepress("run", "student", "-r", "4bit", "-o", "out")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.strip() == "error: a file or the input ends too early (No data left in file)"

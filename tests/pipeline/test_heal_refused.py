@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from chat_templates import CHATML, set_template
 from commands import edgepress
 from heal_scene import DISTILL, HEAD, PRUNE, QUANTIZE, Scene, make_scene  # noqa: F401
 from own_cache import own_cache  # noqa: F401
@@ -54,6 +57,21 @@ def test_too_little_text_is_refused_before_any_work(scene: Scene, tmp_path: Path
         done = edgepress("compress", scene.root / "student", "-r", recipe, "-o", tmp_path / "o")
         assert message in done.error()
         assert not (tmp_path / "o").exists()
+
+
+def test_conversations_in_which_nothing_is_answered_are_refused_before_any_work(scene: Scene, tmp_path: Path) -> None:
+    """Tokens enough, and an answer, but in one window alone; with another one there is something to hold out."""
+    student = tmp_path / "student"
+    shutil.copytree(scene.root / "student", student)
+    set_template(student, CHATML)
+    said = [("user", "Who?"), ("assistant", "The quick fox."), ("user", "0123456789 " * 80)]
+    line = json.dumps({"messages": [{"role": role, "content": words} for role, words in said]}) + "\n"
+    step = DISTILL % f", files: [{tmp_path / 'said.jsonl'}]"
+    words = ("compress", student, "-r", scene.recipe(PRUNE, step, QUANTIZE), "--dry-run", "-o", tmp_path / "o")
+    (tmp_path / "said.jsonl").write_text(line, encoding="utf-8")
+    assert "there is nothing to learn" in edgepress(*words).error()
+    (tmp_path / "said.jsonl").write_text(line * 2, encoding="utf-8")
+    assert edgepress(*words).code == 0
 
 
 def test_a_step_needs_tokens() -> None:

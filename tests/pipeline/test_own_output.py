@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from edgepress.artifact.files import sole_writer
 from edgepress.errors import InputError
 from edgepress.pipeline.own_output import check_own_output
-from edgepress.pipeline.stages import Command, Output
+from edgepress.pipeline.owner import Command
+from edgepress.pipeline.stages import Output
 
 COMMANDS: tuple[Command, ...] = ("run", "export", "encoder", "distill", "gad", "classifier")
+NAMES = {command: f"'edgepress {command}'" for command in COMMANDS} | {
+    "run": "'edgepress compress' or 'run'",
+    "export": "'edgepress export' or 'edge-llm'",
+}
+CLAIMED = "edgepress.pipeline.stages.sole_writer"
 LEFT = ("gguf/model.gguf", "config.json", ".edgepress/training-0123456789abcdef/state")
 
 
@@ -45,16 +53,61 @@ def test_what_another_command_wrote_is_refused_and_ones_own_is_not(
         begin(command, tmp_path / "out", left)
         return
     for take in (check_own_output, lambda command, out: begin(command, out, None)):
-        with pytest.raises(InputError, match=f"holds what 'edgepress {other}' wrote; choose another directory"):
+        with pytest.raises(InputError, match=f"holds what {NAMES[other]} wrote; choose another directory"):
             take(command, tmp_path / "out")
     assert (tmp_path / "out" / left).is_file()
+    assert (tmp_path / "out" / ".edgepress" / "command").read_text() == other
+
+
+@pytest.mark.parametrize("said", [None, b"", b"\xff\xfe", b"rum"])
+@pytest.mark.parametrize(
+    ("left", "owner"),
+    [
+        (["distillation.json", "config.json"], "distill"),
+        (["gad.json", "config.json"], "gad"),
+        (["classifier.json", "config.json"], "classifier"),
+        (["checkpoint/config.json", "gguf/model.gguf", "tensorrt/model.onnx"], "run"),
+        ([".edgepress/pruned-1.json", "pruned-1/config.json"], "run"),
+        (["gguf/model.gguf"], "export"),
+        ([".edgepress/tensorrt.json", "tensorrt/model.onnx"], "export"),
+        (["tensorrt/model.onnx"], "encoder"),
+    ],
+)
+def test_without_a_mark_what_lies_there_tells_whose_it_is(
+    left: list[str], owner: Command, said: bytes | None, tmp_path: Path
+) -> None:
+    (tmp_path / ".edgepress").mkdir()
+    if said is not None:
+        (tmp_path / ".edgepress" / "command").write_bytes(said)
+    for name in left:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for command in COMMANDS:
+        if command != owner:
+            with pytest.raises(InputError, match=f"holds what {NAMES[owner]} wrote"):
+                begin(command, tmp_path, None)
+    begin(owner, tmp_path, None)
+    assert (tmp_path / ".edgepress" / "command").read_text() == owner
+
+
+def test_a_command_that_comes_between_looking_and_taking_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(directory: Path, lock: Path) -> AbstractContextManager[None]:
+        monkeypatch.setattr(CLAIMED, sole_writer)
+        begin("gad", tmp_path / "out", "config.json")
+        return sole_writer(directory, lock)
+
+    monkeypatch.setattr(CLAIMED, late)
+    with pytest.raises(InputError, match="holds what 'edgepress gad' wrote"):
+        begin("distill", tmp_path / "out", None)
 
 
 def test_a_directory_in_which_nothing_was_written_yet_is_anybodys(tmp_path: Path) -> None:
     begin("distill", tmp_path / "out", None)
     check_own_output("run", tmp_path / "out")
     begin("run", tmp_path / "out", "checkpoint")
-    with pytest.raises(InputError, match="holds what 'edgepress run' wrote"):
+    with pytest.raises(InputError, match="holds what 'edgepress compress' or 'run' wrote"):
         begin("distill", tmp_path / "out", None)
 
 
@@ -75,7 +128,7 @@ def test_models_elsewhere_and_names_that_are_no_paths_are_passed_over(tmp_path: 
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "config.json").touch()
     check_own_output("distill", tmp_path / "student" / "out", str(tmp_path / "student"), "smollm2-135m-instruct")
-    check_own_output("distill", tmp_path / "out", str(tmp_path / "student"))
+    check_own_output("distill", tmp_path / "out", str(tmp_path / "student"), "~nobody-here/x")
 
 
 def test_an_output_that_is_the_file_which_is_read_is_no_directory(tmp_path: Path) -> None:
@@ -116,6 +169,7 @@ def test_a_file_and_an_unwritable_place_are_refused(tmp_path: Path) -> None:
 # Claims a directory, says so, and holds it until its input closes.
 _HOLD = """
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from edgepress.pipeline.stages import Output
 

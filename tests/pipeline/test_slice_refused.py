@@ -30,7 +30,6 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "nothing": ([*SLICE, '{"hidden_size": 0}'], "hidden_size must be a positive integer, got 0"),
     "a truth": ([*SLICE, '{"num_hidden_layers": true}'], "num_hidden_layers must be a positive integer, got True"),
     "no JSON": ([*SLICE, "{"], "wanted a JSON object of sizes"),
-    "no size": ([*SLICE, "{}"], "no size in it, and the model would stay as it is; sizes: "),
     "a share twice": ([*SLICE, "width=0.5,depth=0.5,width=0.5"], "names a share twice; give each once"),
     "shares and sizes": ([*SLICE, '{"width": 0.5, "hidden_size": 32}'], "wanted width and depth"),
     "too large a share": (["slice", "bert", "--start", "width=2", "-o", "out"], "wanted width and depth, each above 0"),

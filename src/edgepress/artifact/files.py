@@ -28,6 +28,14 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def home_path(name: str) -> Path:
+    """A path whose ``~`` is a home directory; as it is written, where there is no such home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def tree_bytes(path: Path) -> int:
     """Bytes of a file, or of all files below a directory."""
     if path.is_file():

@@ -16,7 +16,8 @@ from edgepress.cli.app import app
 from edgepress.errors import EdgepressError
 
 _INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
-_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy of click which typer brings
+# Click's, or that of the copy of click which later typers bring.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
 def main() -> None:
@@ -29,7 +30,9 @@ def main() -> None:
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "edgepress"
         _fail(f"{error.format_message().rstrip('.')} (see '{command} --help')", 2)
-    except typer.Abort:
+    except typer.Abort as error:
+        if isinstance(error.__cause__, EOFError):
+            _fail(f"a file or the input ends too early ({error.__cause__})", 1)
         _fail("interrupted; run the same command to go on", _INTERRUPTED)
     except EdgepressError as error:
         _fail(str(error), error.exit_code)

@@ -11,7 +11,6 @@ import edgepress
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Distilled language models, compressed, exported and measured for small devices.",

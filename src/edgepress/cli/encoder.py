@@ -31,6 +31,7 @@ def encoder(
     """An encoder or classifier as an INT8 graph for TensorRT and ONNX Runtime, into OUT/tensorrt."""
     from edgepress.artifact.files import atomic_directory, tree_bytes
     from edgepress.export.encoder.write import DTYPES, WEIGHTS, check_calibrated, export_encoder
+    from edgepress.pipeline.own_output import check_own_output
     from edgepress.pipeline.stages import Output
 
     chosen = next((name for name in WEIGHTS if name == weights), None)
@@ -41,6 +42,7 @@ def encoder(
         raise InputError(f"{directory}: no such directory; give a Hugging Face directory")
     check_calibrated(calibration, chosen)  # before OUT is made
     final = out / "tensorrt"
+    check_own_output("encoder", out, str(directory))
     with Output(out).claim("encoder"), atomic_directory(final) as working:
         record = export_encoder(
             directory, working, calibration=calibration, weights=chosen, dtype=floats, samples=samples, batch=batch

@@ -11,7 +11,7 @@ from edgepress.cli.app import Json, app, print_json
 from edgepress.cli.profiles import ProfileChoice, chosen_profiles
 from edgepress.errors import InputError
 
-engine_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+engine_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(engine_app, name="engine", help="TensorRT engines: build, script, read.")
 
 Directory = Annotated[

@@ -11,7 +11,8 @@ from edgepress.artifact.manifest import check_files
 from edgepress.artifact.tensorrt_layout import ADDED_LATER, DEFAULTS, TensorrtOptions
 from edgepress.errors import InputError, ParityError
 from edgepress.export.parity import ParityReference, check_logits, parity_reference
-from edgepress.pipeline.stages import Command, Output, stage_key
+from edgepress.pipeline.owner import Command
+from edgepress.pipeline.stages import Output, stage_key
 from edgepress.pipeline.targets import check_gpus, predict_files
 from edgepress.progress import say
 from edgepress.recipe import ExportTarget

@@ -51,21 +51,24 @@ def check_healing(student: Student, recipe: Recipe) -> None:
         if step.files and step.length > student.spec.context:
             raise InputError(f"distill: length {step.length} tokens; {student.name} takes {student.spec.context}")
         if step.files:
-            _check_files(student, step)
+            _check_files(student, step, trimmed=recipe.trimming is not None)
         if not step.files and recipe.calibration.samples < 2:
             raise InputError(
                 "distill: calibration.samples is 1, and one window is held out; take at least 2, or give files"
             )
 
 
-def _check_files(student: Student, step: DistillStep) -> None:
-    """What is no text, or too little, is refused now and not behind the pruning."""
+def _check_files(student: Student, step: DistillStep, *, trimmed: bool) -> None:
+    """What is no text, or too little, is refused now and not behind the pruning.
+
+    A trimmed vocabulary cuts a text into more tokens than the student's: how many is not known yet.
+    """
     from edgepress.compress.distill.text import require_windows
     from edgepress.runtime.text import TextCodec
 
     for name in step.files:
         require_documents("distill: files", name)
-    require_windows(TextCodec(student.tokenizer_dir), step.files, step.length)
+    require_windows(TextCodec(student.tokenizer_dir), step.files, 8 if trimmed else step.length)
 
 
 def healing_digest(step: DistillStep) -> str:

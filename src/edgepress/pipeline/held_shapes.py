@@ -47,7 +47,7 @@ def require_unlike_held(student: Student, targets: tuple[ExportTarget, ...]) -> 
 
 
 def note_refused_exports(model: WeightSource) -> None:
-    """Say which of GGUF and ONNX would refuse a model as it is, and why: before it is trained."""
+    """Say which of GGUF and ONNX would refuse a model as it is, and why: before it is written or trained."""
     shapes = expected_shapes(model.spec, model.config)
     tensors = tuple(TensorPlan(name=name, shape=shape, format="f32") for name, shape in shapes.items())
     plan = ModelPlan(name="", spec=model.spec, config=model.config, tokenizer_dir=model.tokenizer_dir, tensors=tensors)

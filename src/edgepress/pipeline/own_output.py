@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgepress.artifact.files import home_path
 from edgepress.errors import InputError
-from edgepress.pipeline.stages import Command, Output
+from edgepress.pipeline.owner import Command
+from edgepress.pipeline.stages import Output
 
 
 def check_own_output(command: Command, out: Path, *sources: str | None) -> None:
@@ -20,7 +22,7 @@ def check_own_output(command: Command, out: Path, *sources: str | None) -> None:
         InputError: names what is there.
     """
     for source in sources:
-        path = Path(source or "").expanduser()
+        path = home_path(source or "")
         if source and out.is_dir() and path.exists() and _is_within(path, out):
             raise InputError(f"{out}: holds {source}, which is read; choose another directory for what comes of it")
     Output(out).check(command)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from edgepress.artifact.encoder_families import EncoderFamily
-from edgepress.artifact.files import atomic_directory, sha256_file
+from edgepress.artifact.files import atomic_directory, home_path, sha256_file
 from edgepress.artifact.spec import ModelSpec
 from edgepress.compress.distill.shares import Shares, sizes_from_shares
 from edgepress.compress.student.student import Student
@@ -43,7 +43,7 @@ def slice_model(model: str, job: SliceJob, out: Path) -> SliceRecord:
     """
     from edgepress.compress.slices.source import encoder_family
 
-    directory = Path(model).expanduser()
+    directory = home_path(model)
     _check_out(directory, out)
     family = encoder_family(directory)
     if family is None:

@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -23,11 +22,8 @@ from edgepress import __version__
 from edgepress.artifact.files import atomic_directory, sole_writer, write_atomically
 from edgepress.artifact.manifest import FileEntry, list_files
 from edgepress.errors import InputError
+from edgepress.pipeline.owner import LOCK, RECORDS, Command, check_owner, mark
 from edgepress.progress import say
-
-Command = Literal["run", "export", "encoder", "distill", "gad", "classifier"]  # run stands for compress as well
-_RECORDS = ".edgepress"
-_LOCK, _OWNER = "lock", "command"
 
 
 class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,13 +50,12 @@ class Output:
         Raises:
             InputError: the path is a file, holds other things, or what another command wrote or has begun.
         """
-        records = self.root / _RECORDS
+        records = self.root / RECORDS
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: exists and is not a directory")
         if self.root.is_dir() and any(self.root.iterdir()) and not records.is_dir():
             raise InputError(f"{self.root}: is not empty and was not written by edgepress; choose another directory")
-        if (owner := self._owner()) not in (None, command):
-            raise InputError(f"{self.root}: holds what 'edgepress {owner}' wrote; choose another directory")
+        check_owner(self.root, command)
 
     @contextmanager
     def claim(self, command: Command) -> Iterator[None]:
@@ -70,24 +65,15 @@ class Output:
             InputError: as :meth:`check`, or another run is writing to it.
         """
         self.check(command)
-        records = self.root / _RECORDS
+        records = self.root / RECORDS
         try:
             records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.root}: cannot be created ({error.strerror})") from error
-        with sole_writer(self.root, records / _LOCK):
+        with sole_writer(self.root, records / LOCK):
             self.check(command)  # another command may have come before
-            write_atomically(records / _OWNER, command)
+            mark(self.root, command)
             yield
-
-    def _owner(self) -> str | None:
-        """The command that wrote into the directory; none where nothing but its mark lies there."""
-        records = self.root / _RECORDS
-        owner = records / _OWNER
-        if not owner.is_file():
-            return None
-        left = {path.name for path in (*self.root.iterdir(), *records.iterdir())}
-        return owner.read_text() if left - {_RECORDS, _LOCK, _OWNER} else None
 
     def run(
         self,
@@ -129,12 +115,12 @@ class Output:
 
     def training(self, key: str) -> Path:
         """Where the state of a training lies until its stage is done."""
-        return self.root / _RECORDS / f"training-{key[:16]}"
+        return self.root / RECORDS / f"training-{key[:16]}"
 
     def forget_trainings(self) -> None:
         """Remove all such states."""
-        for left in (self.root / _RECORDS).glob("training-*"):
+        for left in (self.root / RECORDS).glob("training-*"):
             shutil.rmtree(left, ignore_errors=True)
 
     def _record(self, name: str) -> Path:
-        return self.root / _RECORDS / f"{name.replace('/', '.')}.json"
+        return self.root / RECORDS / f"{name.replace('/', '.')}.json"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgepress.artifact.files import sha256_file
+from edgepress.artifact.files import home_path, sha256_file
 from edgepress.errors import InputError
 from edgepress.runtime.answering import Answerer, LocalAnswerer
 from edgepress.runtime.chat_endpoint import ChatEndpoint, endpoint_address
@@ -113,7 +113,7 @@ def _model_file(name: str, engine: str | None) -> ModelFile | None:
     """What an engine opens as it is; None where that is for torch to build, or nothing at all."""
     from edgepress.compress.student.built_in import BUILT_INS, built_in_file
 
-    path = Path(name).expanduser()
+    path = home_path(name)
     if name in BUILT_INS and not path.exists():
         path = built_in_file(name)
     try:
