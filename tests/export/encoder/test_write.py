@@ -186,8 +186,10 @@ def test_too_few_inputs_to_keep_one_as_a_judge_are_refused(tmp_path: Path) -> No
 
 
 def test_a_directory_of_another_kind_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "tensorrt").mkdir()
-    message = edgepress("encoder", tmp_path, "--calibration", tmp_path / "x.txt", "-o", tmp_path).error()
+    (tmp_path / "out" / "tensorrt").mkdir(parents=True)
+    (tmp_path / "encoder").mkdir()
+    words = ("encoder", tmp_path / "encoder", "--calibration", tmp_path / "x.txt")
+    message = edgepress(*words, "-o", tmp_path / "out").error()
     assert "was not written by edgepress" in message
 
 
