@@ -101,3 +101,16 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"cannot be written .*; set EDGEPRESS_CACHE to another directory"):
         cached("kind", "key", lambda working: time.sleep(0))
+
+
+def test_without_a_home_it_is_said_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("EDGEPRESS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(InputError, match="set EDGEPRESS_CACHE"):
+        cache_dir()
+    monkeypatch.setenv("EDGEPRESS_CACHE", "~nobody-here/x")
+    assert cache_dir().name == "x"

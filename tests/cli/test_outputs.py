@@ -85,6 +85,7 @@ def test_a_checkpoint_s_own_directory_takes_its_exports_and_another_one_s_does_n
     for artifact in (other, other / "checkpoint"):
         assert edgepress("export", artifact, "--to", "gguf", "-o", other).code == 0
     files = contents(other)
+    assert "gguf/model.gguf" in files
     again = edgepress("compress", place / "student", "--recipe", place / "r.yaml", "-o", other)
     assert again.code == 0 and "checkpoint: up to date" in again.err
     assert contents(other) == files | {"manifest.json": contents(other)["manifest.json"]}

@@ -69,4 +69,4 @@ def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch: pytest.Monke
     monkeypatch.setattr("edgepress.compress.student.open.open_student", ended)
     done = edgepress("run", "student", "-r", "4bit", "-o", "out")
     assert (done.code, done.out) == (1, "")
-    assert done.err.strip() == "error: a file or the input ends too early (No data left in file)"
+    assert done.err.strip() == "error: a file or the input ends too early: No data left in file"

@@ -11,6 +11,7 @@ from chat_templates import CHATML, set_template
 from commands import edgepress
 from heal_scene import DISTILL, HEAD, PRUNE, QUANTIZE, Scene, make_scene  # noqa: F401
 from own_cache import own_cache  # noqa: F401
+from tiny_models import CORPUS
 
 from edgepress.errors import InputError
 from edgepress.recipe import parse_recipe
@@ -72,6 +73,21 @@ def test_conversations_in_which_nothing_is_answered_are_refused_before_any_work(
     assert "there is nothing to learn" in edgepress(*words).error()
     (tmp_path / "said.jsonl").write_text(line * 2, encoding="utf-8")
     assert edgepress(*words).code == 0
+
+
+@pytest.mark.parametrize(("words", "code"), [("The quick fox.", 2), ("The quick brown fox jumps over the dog.", 0)])
+def test_with_a_vocabulary_to_trim_a_text_is_too_short_by_its_bytes(
+    words: str, code: int, scene: Scene, tmp_path: Path
+) -> None:
+    """32 tokens are wanted: neither text has them now, the longer one may behind the trimming."""
+    (tmp_path / "corpus.txt").write_text(CORPUS * 40, encoding="utf-8")
+    (tmp_path / "short.txt").write_text(words, encoding="utf-8")
+    trim = f"  - {{step: trim_vocabulary, keep: 0.9, files: [{tmp_path / 'corpus.txt'}]}}\n"
+    step = DISTILL % f", files: [{tmp_path / 'short.txt'}]"
+    for steps, wanted in (((trim, PRUNE, step, QUANTIZE), code), ((PRUNE, step, QUANTIZE), 2)):
+        recipe = scene.recipe(*steps)
+        done = edgepress("compress", scene.root / "student", "-r", recipe, "-o", tmp_path / "o", "--dry-run")
+        assert done.code == wanted, done.err
 
 
 def test_a_step_needs_tokens() -> None:

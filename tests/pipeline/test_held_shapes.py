@@ -1,4 +1,4 @@
-"""A start that an export would refuse is said so before it is written or trained, and once."""
+"""A start that an export would refuse is said so beforehand, and once; one that is no smaller is refused."""
 
 from __future__ import annotations
 
@@ -41,3 +41,12 @@ def test_a_start_to_train_says_it_once(place: Path) -> None:
     runs = [edgepress(*words, "--settings", "s.yaml", "-o", place / "out") for _ in range(2)]
     assert [run.code for run in runs] == [0, 0], runs[0].err
     assert [run.err.count(NOTE) for run in runs] == [1, 0]
+
+
+def test_a_start_of_the_teachers_own_sizes_is_refused_unless_its_weights_are_new(place: Path) -> None:
+    (place / "same.json").write_text(json.dumps({"num_hidden_layers": 7}), encoding="utf-8")
+    words = ("distill", "--teacher", "gemma3", "--start", "same.json", "--text", "text.txt", "--settings", "s.yaml")
+    refused = edgepress(*words, "-o", place / "copy").error()
+    assert refused == "start: the sizes are the teacher's own; give smaller ones, or --student to train it as it is"
+    assert not (place / "copy").exists()
+    assert edgepress(*words, "--select", "random", "-o", place / "new").code == 0

@@ -69,8 +69,11 @@ def test_what_another_command_wrote_is_refused_and_ones_own_is_not(
         (["checkpoint/config.json", "gguf/model.gguf", "tensorrt/model.onnx"], "run"),
         ([".edgepress/pruned-1.json", "pruned-1/config.json"], "run"),
         (["gguf/model.gguf"], "export"),
-        ([".edgepress/tensorrt.json", "tensorrt/model.onnx"], "export"),
-        (["tensorrt/model.onnx"], "encoder"),
+        (["trimmed/config.json"], "run"),
+        (["onnx/model.onnx"], "export"),
+        (["edge-llm/config.json"], "export"),
+        (["tensorrt/model.onnx", "tensorrt/tensorrt.json"], "export"),
+        (["tensorrt/model.onnx", "tensorrt/encoder.json"], "encoder"),
     ],
 )
 def test_without_a_mark_what_lies_there_tells_whose_it_is(
@@ -169,7 +172,6 @@ def test_a_file_and_an_unwritable_place_are_refused(tmp_path: Path) -> None:
 # Claims a directory, says so, and holds it until its input closes.
 _HOLD = """
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from edgepress.pipeline.stages import Output
 

@@ -12,17 +12,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgepress.artifact.files import atomic_directory
+from edgepress.artifact.files import atomic_directory, home_path
 from edgepress.errors import InputError
 
 
 def cache_dir() -> Path:
-    """Where the cache lives: ``EDGEPRESS_CACHE``, else ``XDG_CACHE_HOME/edgepress``, else ``~/.cache/edgepress``."""
+    """Where the cache lives: ``EDGEPRESS_CACHE``, else ``XDG_CACHE_HOME/edgepress``, else ``~/.cache/edgepress``.
+
+    Raises:
+        InputError: there is no home directory, and neither variable is set.
+    """
     chosen = os.environ.get("EDGEPRESS_CACHE")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return home_path(chosen).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgepress"
+    if base:
+        return Path(base) / "edgepress"
+    try:
+        return Path.home() / ".cache" / "edgepress"
+    except RuntimeError as error:
+        raise InputError("no home directory for the cache; set EDGEPRESS_CACHE to a directory for it") from error
 
 
 def cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:

@@ -32,7 +32,7 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')} (see '{command} --help')", 2)
     except typer.Abort as error:
         if isinstance(error.__cause__, EOFError):
-            _fail(f"a file or the input ends too early ({error.__cause__})", 1)
+            _fail(f"a file or the input ends too early: {error.__cause__ or 'nothing was left to read'}", 1)
         _fail("interrupted; run the same command to go on", _INTERRUPTED)
     except EdgepressError as error:
         _fail(str(error), error.exit_code)

@@ -167,7 +167,7 @@ def _start(teacher: Student, job: Job, text: Text) -> WeightSource:
     size = smaller_size(teacher, _sizes(teacher, job), job.layers)
     check_rank(job.settings.train.lora, expected_shapes(size.spec, size.config))
     if size.spec == teacher.spec and job.select != "random":
-        raise InputError("start: the sizes are the teacher's own, and its copy has nothing to learn; give smaller ones")
+        raise InputError("start: the sizes are the teacher's own; give smaller ones, or --student to train it as it is")
     if job.select == "random":
         return RandomWeights(teacher, size, job.settings.train.seed)
     windows = text.tokens[:_CALIBRATION_WINDOWS]

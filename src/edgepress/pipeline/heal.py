@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgepress.artifact.checkpoint import CheckpointWriter
 from edgepress.artifact.families import LAYER
+from edgepress.artifact.files import tree_bytes
 from edgepress.artifact.hf_shapes import with_shapes
 from edgepress.benchmarks.report.numerals import significant
 from edgepress.benchmarks.training_record import RECORD_FILE, TrainingRecord
@@ -61,14 +62,16 @@ def check_healing(student: Student, recipe: Recipe) -> None:
 def _check_files(student: Student, step: DistillStep, *, trimmed: bool) -> None:
     """What is no text, or too little, is refused now and not behind the pruning.
 
-    A trimmed vocabulary cuts a text into more tokens than the student's: how many is not known yet.
+    A trimmed vocabulary cuts a text into more tokens than the student's: how many is not known yet, but no more than
+    it has bytes.
     """
     from edgepress.compress.distill.text import require_windows
     from edgepress.runtime.text import TextCodec
 
     for name in step.files:
         require_documents("distill: files", name)
-    require_windows(TextCodec(student.tokenizer_dir), step.files, 8 if trimmed else step.length)
+    may_suffice = trimmed and sum(tree_bytes(Path(name)) for name in step.files) >= 2 * step.length
+    require_windows(TextCodec(student.tokenizer_dir), step.files, 2 if may_suffice else step.length)
 
 
 def healing_digest(step: DistillStep) -> str:

@@ -1,10 +1,14 @@
-"""Whose an output directory is: a mark that a command leaves before anything else, or else what lies there."""
+"""Whose an output directory is: a mark that a command leaves before anything else, or else what lies there.
+
+What lies there tells of finished outputs; a training that was killed leaves nothing without its mark that would.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, get_args
 
+from edgepress.artifact.encoder_layout import ENCODER_FILE
 from edgepress.artifact.files import write_atomically
 from edgepress.benchmarks.gad_record import GAD_RECORD_FILE
 from edgepress.benchmarks.label_record import CLASSIFIER_FILE
@@ -34,8 +38,8 @@ _LEAVES: tuple[tuple[str, Command], ...] = (
     ("gguf", "export"),
     ("onnx", "export"),
     ("edge-llm", "export"),
-    (f"{RECORDS}/tensorrt.json", "export"),
-    ("tensorrt", "encoder"),
+    (f"tensorrt/{ENCODER_FILE}", "encoder"),
+    ("tensorrt", "export"),
 )
 
 
